@@ -1,0 +1,128 @@
+"""What a score or a weight is, what it may ask of its scope, and how asking is answered. Read this first.
+
+A *kind* works row by row once it knows its scope. What it must know, it asks for: each `yield` of its `fit` is a
+*question*, answered by a *state* over all the rows of every segment. One question is one pass over the key columns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+from dataclasses import dataclass
+from typing import Any, Generic, Protocol, Self, TypeVar
+
+from torch import Tensor
+
+from attention_core.frozen import Frozen
+
+
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """What a kind sees of one chunk: the numbers that the kinds before it made of the keys, first of all the keys.
+
+    x: (n,) float64. What stands where `ok` is false means nothing.
+    ok: (n,) bool, the keys that take part; None: all of them.
+    ids: (n,) int64 in [0, size), the segment of each key; None: all are in segment 0.
+    size: how many segments there are.
+    """
+
+    x: Tensor
+    ok: Tensor | None = None
+    ids: Tensor | None = None
+    size: int = 1
+
+    def at(self, known: Tensor) -> Tensor:
+        """What is known of each segment (size, ...), for each row (n, ...); of one segment, for all rows to share."""
+        return known if self.ids is None else known[self.ids]
+
+    def present(self) -> tuple[Tensor, Tensor | None]:
+        """The numbers that take part, and their segments."""
+        if self.ok is None:
+            return self.x, self.ids
+        return self.x[self.ok], None if self.ids is None else self.ids[self.ok]
+
+
+class State(Protocol):
+    """What is known of some rows, for each segment: a commutative monoid to the last bit; small, plain data."""
+
+    def __add__(self, other: Self) -> Self: ...
+
+    def spread(self, ids: Tensor, size: int) -> Self:
+        """The same, with its segments at the places `ids` among `size`; the others know nothing yet."""
+        ...
+
+
+S = TypeVar("S", bound=State, covariant=True)
+K = TypeVar("K")
+
+
+class Question(Frozen, Generic[S]):
+    """What every chunk can answer for itself. No rows, no news: s + of(empty) == s."""
+
+    def of(self, rows: Rows) -> S:
+        raise NotImplementedError
+
+
+Fit = Generator[Question[Any], Any, K]
+
+
+class Kind(Frozen, Generic[K]):
+    """A score, a weight, a clip, a scale: its fields are its parameters, and the job file's entry is that value."""
+
+    def fit(self) -> Fit[K]:
+        """Asks what must be known of the whole scope, one pass a question; a kind that needs none asks none."""
+        return nothing()  # type: ignore[return-value]
+
+    def __call__(self, rows: Rows, known: K) -> Tensor:
+        """The new numbers (n,) float64 of the rows. Row by row: where chunks end cannot matter."""
+        raise NotImplementedError
+
+
+def nothing() -> Fit[None]:
+    """The fit of a kind that asks nothing."""
+    return None
+    yield
+
+
+Q = TypeVar("Q")
+A = TypeVar("A")
+
+
+def conclude(fit: Generator[Q, A, K], ask: Callable[[Q], A]) -> K:
+    """Answers the questions of a fit in turn, until it knows what it must know."""
+    try:
+        question = next(fit)
+        while True:
+            question = fit.send(ask(question))
+    except StopIteration as done:
+        return done.value  # type: ignore[no-any-return]
+
+
+def together(
+    fits: dict[str, Generator[Q, A, K]], after: dict[str, set[str]]
+) -> Generator[tuple[tuple[Q, ...], dict[str, K]], tuple[A, ...], dict[str, K]]:
+    """Lets several fits ask together, round by round, each once those named in `after` have concluded.
+
+    Yields the distinct questions of a round with what is known so far; wants their answers in the same order. An
+    answer that an earlier round gave is not asked again.
+    """
+    known: dict[str, K] = {}
+    answers: dict[Q, A] = {}
+    waiting, asking = dict(fits), dict[str, Q]()
+
+    def resume(name: str, answer: A | None) -> None:
+        try:
+            asking[name] = next(fits[name]) if answer is None else fits[name].send(answer)
+        except StopIteration as done:
+            asking.pop(name, None)
+            known[name] = done.value
+
+    while waiting or asking:
+        for name in [n for n in waiting if after.get(n, set()) <= known.keys()]:
+            del waiting[name]
+            resume(name, None)
+        for name in [n for n, question in asking.items() if question in answers]:
+            resume(name, answers[asking[name]])
+        fresh = tuple(dict.fromkeys(q for q in asking.values() if q not in answers))
+        if fresh:
+            answers.update(zip(fresh, (yield fresh, dict(known)), strict=True))
+    return known

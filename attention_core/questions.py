@@ -1,0 +1,175 @@
+"""What kinds ask: counts, extents and sums, over segments. Everything that a kind knows is made of their states.
+
+Each question's `of` looks at the rows that take part (`Rows.present`); each state is a commutative monoid to the last
+bit, so that no cut into chunks and no order of merging can show.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from attention_core.contract import Question, Rows, State
+from attention_core.errors import DataError
+from attention_core.sums import Sums
+
+__all__ = ["Both", "Count", "Counts", "Extent", "Extents", "Infinite", "Largest", "Pair", "Sum", "Sums", "Term"]
+
+
+class Infinite(DataError):
+    """An infinite number where a sum or an extent is asked."""
+
+    def __init__(self) -> None:
+        super().__init__("an infinite key has no place in a sum or an extent; mask it or leave it out")
+
+
+@dataclass(frozen=True, eq=False)
+class Counts:
+    """How many keys take part: n (size,) int64."""
+
+    n: Tensor
+
+    def __add__(self, other: Counts) -> Counts:
+        return Counts(self.n + other.n)
+
+    def spread(self, ids: Tensor, size: int) -> Counts:
+        return Counts(_placed(self.n, ids, size, 0))
+
+
+@dataclass(frozen=True, eq=False)
+class Extents:
+    """The smallest and the largest number: (size,) float64 each; +inf and −inf where there is none."""
+
+    low: Tensor
+    high: Tensor
+
+    def __add__(self, other: Extents) -> Extents:
+        return Extents(torch.minimum(self.low, other.low), torch.maximum(self.high, other.high))
+
+    def spread(self, ids: Tensor, size: int) -> Extents:
+        return Extents(_placed(self.low, ids, size, math.inf), _placed(self.high, ids, size, -math.inf))
+
+
+@dataclass(frozen=True, eq=False)
+class Pair:
+    """Two answers of one pass."""
+
+    first: Any
+    second: Any
+
+    def __add__(self, other: Pair) -> Pair:
+        return Pair(self.first + other.first, self.second + other.second)
+
+    def spread(self, ids: Tensor, size: int) -> Pair:
+        return Pair(self.first.spread(ids, size), self.second.spread(ids, size))
+
+
+class Count(Question[Counts]):
+    """How many keys take part."""
+
+    def of(self, rows: Rows) -> Counts:
+        x, ids = rows.present()
+        if ids is None:
+            return Counts(torch.full((1,), len(x), dtype=torch.int64, device=x.device))
+        return Counts(torch.bincount(ids, minlength=rows.size))
+
+
+class Extent(Question[Extents]):
+    """The smallest and the largest number; an infinite one is an error."""
+
+    def of(self, rows: Rows) -> Extents:
+        return _extent(*rows.present(), rows.size, finite=True)
+
+
+class Largest(Question[Extents]):
+    """The largest number, infinite ones included (in `high`; `low` is the smallest)."""
+
+    def of(self, rows: Rows) -> Extents:
+        return _extent(*rows.present(), rows.size, finite=False)
+
+
+class Term(Question[Sums]):
+    """A sum of a term of each row; the term is finite."""
+
+    def term(self, rows: Rows) -> Tensor:
+        """What is added for each row, (n,) float64, of rows that all take part."""
+        raise NotImplementedError
+
+    def top(self) -> int | None:
+        """Where it is known beforehand: |term| < 2^(30·top)."""
+        return None
+
+    def of(self, rows: Rows) -> Sums:
+        x, ids = rows.present()
+        there = Rows(x, None, ids, rows.size)
+        return Sums.of(self.term(there), ids, rows.size, self.top())
+
+
+class Sum(Term):
+    """The sum of the numbers themselves; an infinite one is an error."""
+
+    def term(self, rows: Rows) -> Tensor:
+        return finite(rows.x)
+
+
+class Both(Question[Pair]):
+    """Two questions in one pass."""
+
+    first: Question[Any]
+    second: Question[Any]
+
+    def of(self, rows: Rows) -> Pair:
+        there = Rows(*_all_present(rows))
+        return Pair(self.first.of(there), self.second.of(there))
+
+
+def both(*questions: Question[Any]) -> Question[Any]:
+    """Several questions in one pass, nested to the right: unpack the answer with `parts`."""
+    first, *rest = questions
+    return Both(first=first, second=both(*rest)) if rest else first
+
+
+def parts(state: State) -> list[Any]:
+    """The answers to `both`, in its order."""
+    return [state.first, *parts(cast(State, state.second))] if isinstance(state, Pair) else [state]
+
+
+def finite(x: Tensor) -> Tensor:
+    """x itself, if all of it is finite.
+
+    Raises:
+        Infinite: where it is not.
+    """
+    if x.numel() and not math.isfinite(float(x.abs().amax())):
+        raise Infinite
+    return x
+
+
+def _all_present(rows: Rows) -> tuple[Tensor, None, Tensor | None, int]:
+    x, ids = rows.present()
+    return x, None, ids, rows.size
+
+
+def _extent(x: Tensor, ids: Tensor | None, size: int, *, finite: bool) -> Extents:
+    low = torch.full((size,), math.inf, dtype=torch.float64, device=x.device)
+    high = -low
+    if x.numel():
+        if ids is None:
+            smallest, largest = x.aminmax()
+            low, high = smallest.reshape(1), largest.reshape(1)
+        else:
+            low = low.scatter_reduce_(0, ids, x, "amin")
+            high = high.scatter_reduce_(0, ids, x, "amax")
+        if finite and not bool(((low > -math.inf) & (high < math.inf)).all()):
+            raise Infinite
+    return Extents(low + 0.0, high + 0.0)  # -0.0 and 0.0 compare equal: which one wins would show the order
+
+
+def _placed(values: Tensor, ids: Tensor, size: int, fill: float) -> Tensor:
+    out = torch.full((size, *values.shape[1:]), fill, dtype=values.dtype, device=values.device)
+    out[ids] = values
+    return out

@@ -1,0 +1,153 @@
+"""A sum whose bits do not depend on how its addends were cut, ordered or merged.
+
+Every addend is cut into pieces of 30 bits that stand at fixed powers of two (multiples of 2^30), and each piece is
+added into an int64. A segment keeps the three pieces ("limbs") below the top of its largest addend; to merge is to
+align and add. What lies below the third limb is cut off: the error is at most n * 2^-60 of the largest addend, for n
+addends. So [1e25, 3.14159, -1e25] gives 3.0, and sums whose terms do not cancel are right to the last bit or so.
+
+After Demmel and Nguyen, "Parallel Reproducible Summation" (IEEE Trans. Comput. 2015), and Neal, "Fast exact summation
+using small and large superaccumulators" (2015).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+BITS = 30
+LIMBS = 3
+BLOCK = 1 << 16  # rows at once: fits the cache, and 2^16 pieces of 30 bits add up exactly in a float64
+NONE = -40  # the top of a segment without addends: below that of the smallest subnormal, 2^-1074
+_BASE = 2.0**BITS
+_MASK = (1 << BITS) - 1
+
+
+@dataclass(frozen=True, eq=False)
+class Sums:
+    """The sums of (size,) segments, not rounded yet.
+
+    top: (size,) int64; the segment's limbs stand at 2^(30·(top-1)), 2^(30·(top-2)), 2^(30·(top-3)).
+    low, high: (LIMBS, size) int64; a limb is high·2^30 + low with 0 <= low < 2^30. It is never carried into the next
+    limb before the value is read: that would show the order of merging.
+    """
+
+    top: Tensor
+    low: Tensor
+    high: Tensor
+
+    @staticmethod
+    def of(x: Tensor, ids: Tensor | None, size: int, top: int | None = None) -> Sums:
+        """Sums x (n,) float64, all finite, by segment. `top`: where it is known that |x| < 2^(30·top) everywhere."""
+        tops = _tops(x, ids, size) if top is None else torch.full((size,), top, dtype=torch.int64, device=x.device)
+        if ids is None:
+            limbs = _one_segment(x, int(tops))
+        else:
+            limbs = _by_segment(x, ids, tops)
+        return Sums(tops, limbs & _MASK, limbs >> BITS)
+
+    def __add__(self, other: Sums) -> Sums:
+        top = torch.maximum(self.top, other.top)
+        a, b = self._aligned(top), other._aligned(top)
+        low = a.low + b.low
+        return Sums(top, low & _MASK, a.high + b.high + (low >> BITS))
+
+    def spread(self, ids: Tensor, size: int) -> Sums:
+        def place(v: Tensor, fill: int) -> Tensor:
+            out = torch.full((*v.shape[:-1], size), fill, dtype=v.dtype, device=v.device)
+            out[..., ids] = v
+            return out
+
+        return Sums(place(self.top, NONE), place(self.low, 0), place(self.high, 0))
+
+    def value(self) -> Tensor:
+        """The sums (size,) float64; beyond the range of float64, ±inf."""
+        number, top = self._read()
+        return _scaled(number, top - 1)
+
+    def mean(self, count: Tensor) -> Tensor:
+        """The sums over `count` (size,), also where a sum itself is beyond float64; 0 where the count is 0."""
+        number, top = self._read()
+        return _scaled(number / count.clamp(min=1), top - 1)
+
+    def _aligned(self, top: Tensor) -> Sums:
+        """The same limbs below a higher top; what falls below the last limb is cut off."""
+        if torch.equal(top, self.top):
+            return self
+        down = top - self.top
+        low, high = torch.zeros_like(self.low), torch.zeros_like(self.high)
+        for i in range(LIMBS):
+            for k in range(i, LIMBS):
+                here = down == k - i
+                low[k] += torch.where(here, self.low[i], 0)
+                high[k] += torch.where(here, self.high[i], 0)
+        return Sums(top, low, high)
+
+    def _read(self) -> tuple[Tensor, Tensor]:
+        """The sums as number · 2^(30·(top-1)): limbs are carried here, when nothing will be merged any more."""
+        carry, digits = torch.zeros_like(self.top), []
+        for i in reversed(range(LIMBS)):
+            limb = self.low[i] + carry
+            digits.append(limb & _MASK)
+            carry = self.high[i] + (limb >> BITS)
+        total, rest = carry.double() * _BASE, torch.zeros_like(self.top, dtype=torch.float64)
+        for i, digit in enumerate(reversed(digits)):
+            addend = digit.double() * _BASE**-i
+            new = total + addend
+            over = new - total
+            rest = rest + ((total - (new - over)) + (addend - over))
+            total = new
+        return total + rest, self.top
+
+
+def _tops(x: Tensor, ids: Tensor | None, size: int) -> Tensor:
+    """The limb index above each segment's largest addend, (size,) int64."""
+    if ids is None:
+        largest = x.abs().amax().reshape(1) if x.numel() else x.new_zeros(1)
+    else:
+        largest = x.new_zeros(size).scatter_reduce_(0, ids, x.abs(), "amax")
+    exponent = torch.frexp(largest).exponent.to(torch.int64)  # |x| < 2^exponent
+    return torch.where(largest > 0, -torch.div(-exponent, BITS, rounding_mode="floor"), NONE)
+
+
+def _one_segment(x: Tensor, top: int) -> Tensor:
+    limbs = torch.zeros(LIMBS, 1, dtype=torch.int64, device=x.device)
+    a, b = (float(v) for v in _powers(torch.tensor([1 - top])))
+    for block in x.split(BLOCK):
+        part = block * a
+        part *= b
+        for i in range(LIMBS):
+            piece = part.trunc()
+            limbs[i] += piece.sum().to(torch.int64)  # exact: 2^16 integers below 2^30
+            if i + 1 < LIMBS:
+                part -= piece
+                part *= _BASE
+    return limbs
+
+
+def _by_segment(x: Tensor, ids: Tensor, tops: Tensor) -> Tensor:
+    limbs = torch.zeros(LIMBS, len(tops), dtype=torch.int64, device=x.device)
+    a, b = _powers(1 - tops)
+    for block, at in zip(x.split(BLOCK), ids.split(BLOCK), strict=True):
+        part = block * a[at] * b[at]
+        for i in range(LIMBS):
+            piece = part.trunc()
+            limbs[i].index_add_(0, at, piece.to(torch.int64))
+            part = (part - piece) * _BASE
+    return limbs
+
+
+def _scaled(number: Tensor, limb: Tensor) -> Tensor:
+    a, b = _powers(limb)
+    return number * a * b
+
+
+def _powers(limb: Tensor) -> tuple[Tensor, Tensor]:
+    """2^(30·limb) as two exact factors, since one may be beyond float64 where the product with a number is not."""
+    half = torch.div(limb, 2, rounding_mode="floor")
+    return _power(half), _power(limb - half)
+
+
+def _power(limb: Tensor) -> Tensor:
+    return ((limb * BITS + 1023) << 52).view(torch.float64)
