@@ -1,7 +1,7 @@
 """One job, done once by one peer: `python -m tests.benchmarks.peers JOB/PEER IN_FOLDER OUT_FOLDER`.
 
-Prints one line of JSON, `{"seconds": ...}`: from the first look at the input to the last output safe on the disk. Imports are
-not in it. The module of one peer alone is imported, so that a process holds no library that is not at work.
+Prints one line of JSON, `{"seconds": ...}`: from the first look at the input to the last output safe on the disk.
+Imports are not in it. One peer's module alone is imported, so that a process holds no library that is not at work.
 """
 
 from __future__ import annotations

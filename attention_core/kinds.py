@@ -1,0 +1,51 @@
+"""The two sorts of kind that a job file names, scores and weights, and how their catalogues are found."""
+
+from __future__ import annotations
+
+from functools import reduce
+from operator import or_
+from types import ModuleType
+from typing import Any, ClassVar, TypeVar
+
+import polars as pl
+
+from attention_core.contract import Kind
+
+K = TypeVar("K")
+
+
+class Score(Kind[K]):
+    """Step 1: a real number for each key, (n,) float64: how relevant it is."""
+
+    keyless: ClassVar[bool] = False  # looks at columns of its own instead of a key
+
+    def looks_at(self, key: str | None) -> pl.Expr:
+        """The numbers of a row that are scored, before Polars hands them over."""
+        return pl.col(str(key))
+
+    def bound(self, dtype: pl.DataType | None) -> Score[K]:
+        """This score with what the key's type settles.
+
+        Raises:
+            ValueError: where it has no meaning for that type; says what does.
+        """
+        if dtype is None or dtype.is_numeric() or dtype == pl.Boolean or dtype.is_temporal():
+            return self
+        raise ValueError(f"{getattr(self, 'kind', 'this score')} scores numbers, and this column is {dtype}")
+
+
+class Weight(Kind[K]):
+    """Step 2: what a score becomes, (n,) float64."""
+
+    shares: ClassVar[bool] = False  # its weights sum to 1 over the scope
+
+
+def catalogue(families: tuple[ModuleType, ...], base: type[Any]) -> dict[str, type[Any]]:
+    """The kinds that the family modules define, by the word that names them in a job file."""
+    found = [v for family in families for v in vars(family).values() if isinstance(v, type) and issubclass(v, base)]
+    return {k.model_fields["kind"].default: k for k in found if "kind" in k.model_fields}
+
+
+def union(kinds: dict[str, type[Any]]) -> Any:
+    """Any one of these classes, as a type."""
+    return reduce(or_, kinds.values())

@@ -1,0 +1,69 @@
+"""Salience: how far a key stands out from its scope."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from attention_core.contract import Fit, Rows
+from attention_core.frozen import Frozen
+from attention_core.kinds import Score
+from attention_core.questions import Count, Extent, Sum, Term, both, parts
+
+
+class Spread(Frozen):
+    """Where the keys of each segment lie: (size,) float64 each, in the key's units."""
+
+    middle: Tensor
+    width: Tensor
+
+
+class SquaresAbout(Term):
+    """Σ((x − mean)/unit)², with a power of two for a unit, so that no square overflows or vanishes."""
+
+    mean: Tensor
+    unit: Tensor
+
+    def term(self, rows: Rows) -> Tensor:
+        unit = rows.at(self.unit)
+        away = rows.x / unit - rows.at(self.mean) / unit
+        return away * away
+
+
+class ZScore(Score[Spread]):
+    """Standard deviations from the mean: |x − μ|/σ, with the population's σ; 0 where σ = 0.
+
+    absolute: false gives (x − μ)/σ, with its sign.
+    """
+
+    kind: Literal["zscore"] = "zscore"
+    absolute: bool = True
+
+    def fit(self) -> Fit[Spread]:
+        count, total, extent = parts((yield both(Count(), Sum(), Extent())))
+        mean = torch.minimum(torch.maximum(total.mean(count.n), extent.low), extent.high)
+        mean = torch.where(count.n > 0, mean, 0.0)
+        unit = power_of_two(torch.maximum(extent.high / 2 - mean / 2, mean / 2 - extent.low / 2) * 2)
+        squares = yield SquaresAbout(mean=mean, unit=unit)
+        return Spread(middle=mean, width=torch.sqrt(squares.mean(count.n)) * unit)
+
+    def __call__(self, rows: Rows, known: Spread) -> Tensor:
+        return standardised(rows, known, self.absolute)
+
+
+def standardised(rows: Rows, known: Spread, absolute: bool) -> Tensor:
+    """(x − middle)/width; 0 where the width is 0."""
+    unit = power_of_two(known.width)
+    width = rows.at(torch.where(known.width > 0, known.width / unit, torch.inf))
+    away = rows.x / rows.at(unit) - rows.at(known.middle / unit)
+    z = torch.where(torch.isinf(width), 0.0, away / width)
+    return z.abs() if absolute else z
+
+
+def power_of_two(x: Tensor) -> Tensor:
+    """The power of two at or below x > 0 in the normal range, so that dividing by it rounds nothing; 1 for others."""
+    usable = torch.isfinite(x) & (x > 0)
+    bits = torch.where(usable, x, 1.0).clamp(min=2.0**-1022).view(torch.int64)
+    return (bits & (0x7FF << 52)).view(torch.float64)

@@ -1,0 +1,70 @@
+"""Attention in time: what is recent matters more."""
+
+from __future__ import annotations
+
+import datetime as dt
+from typing import Literal
+
+import polars as pl
+import torch
+from torch import Tensor
+
+from attention_core.contract import Fit, Rows
+from attention_core.frozen import Frozen
+from attention_core.kinds import Score
+from attention_core.questions import Extent
+
+MICROSECONDS = {"seconds": 1e6, "minutes": 6e7, "hours": 3.6e9, "days": 8.64e10}
+
+
+class Now(Frozen):
+    """The moment that ages are counted from: (size,) float64."""
+
+    now: Tensor
+
+
+class Recency(Score[Now]):
+    """Minus the age of the key: −max(now − x − offset, 0).
+
+    unit: seconds, minutes, hours or days, for keys that are times (days unless given); numbers count in their own unit.
+    now: `latest` (the largest key of the scope), a timestamp, or a number for a numeric key.
+    offset: an age that still counts as 0, in the same unit.
+    """
+
+    kind: Literal["recency"] = "recency"
+    unit: Literal["seconds", "minutes", "hours", "days"] | None = None
+    now: Literal["latest"] | float | dt.datetime | dt.date = "latest"
+    offset: float = 0.0
+
+    def bound(self, dtype: pl.DataType | None) -> Recency:
+        super().bound(dtype)
+        if dtype is None or not dtype.is_temporal():
+            if self.unit is not None:
+                raise ValueError(f"unit is for keys that are times, and this column is {dtype}; leave it out")
+            if isinstance(self.now, dt.date):
+                raise ValueError(f"now must be a number, since this column is {dtype}")
+            return self
+        now = self.now if self.now == "latest" else _microseconds(self.now, dtype)
+        return Recency(unit=self.unit or "days", now=now, offset=self.offset)
+
+    def fit(self) -> Fit[Now]:
+        if self.now != "latest":
+            return Now(now=torch.full((1,), float(self.now), dtype=torch.float64))  # type: ignore[arg-type]
+        return Now(now=(yield Extent()).high)
+
+    def __call__(self, rows: Rows, known: Now) -> Tensor:
+        per = MICROSECONDS[self.unit] if self.unit else 1.0
+        now = rows.at(known.now) if self.now == "latest" else known.now
+        return -((now - rows.x) / per - self.offset).clamp(min=0.0)
+
+
+def _microseconds(now: object, dtype: pl.DataType) -> float:
+    """A timestamp as the key counts it: microseconds since 1970, in UTC where the key has a zone."""
+    if not isinstance(now, dt.date):
+        raise ValueError("now must be latest or a timestamp, since the key is a time")
+    moment = now if isinstance(now, dt.datetime) else dt.datetime(now.year, now.month, now.day)
+    zone = getattr(dtype, "time_zone", None)
+    if moment.tzinfo is not None and zone is None:
+        raise ValueError("now has a time zone, and this column has none; write it without")
+    series = pl.Series([moment]) if moment.tzinfo else pl.Series([moment]).dt.replace_time_zone(zone)
+    return float(series.dt.epoch("us").item())

@@ -1,0 +1,28 @@
+"""Gates: weights that switch at a point."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from attention_core.contract import Rows
+from attention_core.kinds import Weight
+
+
+class Step(Weight[None]):
+    """high where s > at, else low.
+
+    high, low: the two weights. at: where it switches, in the score's unit.
+    Source: the text that Farol comes from.
+    """
+
+    kind: Literal["step"] = "step"
+    high: float = 2.0
+    low: float = 1.0
+    at: float = 0.0  # type: ignore[assignment]  # the parameter's name in the job file
+
+    def __call__(self, rows: Rows, known: None) -> Tensor:
+        high, low = (torch.tensor(v, dtype=torch.float64, device=rows.x.device) for v in (self.high, self.low))
+        return torch.where(rows.x > self.at, high, low)
