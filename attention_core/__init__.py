@@ -1,0 +1,1 @@
+"""Attention on data: score, weigh, multiply. Knows torch and Polars."""
