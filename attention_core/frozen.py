@@ -22,9 +22,9 @@ class Frozen(BaseModel):
         """32 hexadecimal digits that depend on the class and on every field to the last bit."""
         return digest(self)
 
-    def at(self, ids: Tensor) -> Self:
-        """The same value for the segments `ids` (m,) alone: each tensor in it has the segment as its first dimension."""
-        return self.model_copy(update={name: _at(value, ids) for name, value in self if _has_tensor(value)})
+    def picked(self, ids: Tensor) -> Self:
+        """The same value for the segments `ids` (m,) alone; every tensor in it has the segment as first dimension."""
+        return self.model_copy(update={name: _picked(value, ids) for name, value in self if _has_tensor(value)})
 
     def __eq__(self, other: object) -> bool:
         return type(self) is type(other) and self.digest() == digest(other)
@@ -34,7 +34,7 @@ class Frozen(BaseModel):
 
 
 def digest(value: object) -> str:
-    """The identity of plain data: Frozen values, tensors, tables of keys, and what JSON knows, nested in tuples or dicts.
+    """The identity of plain data: Frozen values, tensors, tables, and what JSON knows, in tuples or dicts.
 
     Raises:
         TypeError: for anything else, rather than to guess at its identity.
@@ -57,7 +57,8 @@ def _feed(value: Any, into: hashlib.blake2b) -> None:
             into.update(_bytes(value))
         case pl.DataFrame():
             into.update(str(value.schema).encode())
-            into.update(value.hash_rows(0, 1, 2, 3).to_arrow().buffers()[1] if value.height else b"")
+            for column in value.iter_columns():
+                _feed(tuple(column.to_list()), into)
         case dict():
             for key in sorted(value):
                 into.update(str(key).encode() + b":")
@@ -94,12 +95,12 @@ def _has_tensor(value: Any) -> bool:
     return False
 
 
-def _at(value: Any, ids: Tensor) -> Any:
+def _picked(value: Any, ids: Tensor) -> Any:
     match value:
         case Tensor():
             return value[ids]
         case Frozen():
-            return value.at(ids)
+            return value.picked(ids)
         case tuple():
-            return tuple(_at(item, ids) for item in value)
+            return tuple(_picked(item, ids) for item in value)
     return value

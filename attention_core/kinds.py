@@ -42,7 +42,9 @@ class Weight(Kind[K]):
 
 def catalogue(families: tuple[ModuleType, ...], base: type[Any]) -> dict[str, type[Any]]:
     """The kinds that the family modules define, by the word that names them in a job file."""
-    found = [v for family in families for v in vars(family).values() if isinstance(v, type) and issubclass(v, base)]
+    found: list[Any] = [
+        v for family in families for v in vars(family).values() if isinstance(v, type) and issubclass(v, base)
+    ]
     return {k.model_fields["kind"].default: k for k in found if "kind" in k.model_fields}
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
+from pydantic import SkipValidation
 from torch import Tensor
 
 from attention_core.contract import Question, Rows, State
@@ -119,8 +120,8 @@ class Sum(Term):
 class Both(Question[Pair]):
     """Two questions in one pass."""
 
-    first: Question[Any]
-    second: Question[Any]
+    first: SkipValidation[Question[Any]]
+    second: SkipValidation[Question[Any]]
 
     def of(self, rows: Rows) -> Pair:
         there = Rows(*_all_present(rows))

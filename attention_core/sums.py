@@ -114,7 +114,7 @@ def _tops(x: Tensor, ids: Tensor | None, size: int) -> Tensor:
 def _one_segment(x: Tensor, top: int) -> Tensor:
     limbs = torch.zeros(LIMBS, 1, dtype=torch.int64, device=x.device)
     a, b = (float(v) for v in _powers(torch.tensor([1 - top])))
-    for block in x.split(BLOCK):
+    for block in torch.split(x, BLOCK):
         part = block * a
         part *= b
         for i in range(LIMBS):
@@ -129,7 +129,7 @@ def _one_segment(x: Tensor, top: int) -> Tensor:
 def _by_segment(x: Tensor, ids: Tensor, tops: Tensor) -> Tensor:
     limbs = torch.zeros(LIMBS, len(tops), dtype=torch.int64, device=x.device)
     a, b = _powers(1 - tops)
-    for block, at in zip(x.split(BLOCK), ids.split(BLOCK), strict=True):
+    for block, at in zip(torch.split(x, BLOCK), torch.split(ids, BLOCK), strict=True):
         part = block * a[at] * b[at]
         for i in range(LIMBS):
             piece = part.trunc()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal, Self
 
 import torch
@@ -42,7 +43,7 @@ class Threshold(Score[None]):
             raise ValueError("needs at least one of above, at_least, below, at_most")
         return self
 
-    def _bounds(self):  # type: ignore[no-untyped-def]
+    def _bounds(self) -> tuple[tuple[float | None, Callable[[Tensor, float], Tensor]], ...]:
         return (
             (self.above, torch.gt),
             (self.at_least, torch.ge),

@@ -21,7 +21,7 @@ class Step(Weight[None]):
     kind: Literal["step"] = "step"
     high: float = 2.0
     low: float = 1.0
-    at: float = 0.0  # type: ignore[assignment]  # the parameter's name in the job file
+    at: float = 0.0
 
     def __call__(self, rows: Rows, known: None) -> Tensor:
         high, low = (torch.tensor(v, dtype=torch.float64, device=rows.x.device) for v in (self.high, self.low))

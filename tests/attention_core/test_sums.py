@@ -1,0 +1,79 @@
+"""Laws of the reproducible sum: the same bits in any cut and any order, and near the exact sum."""
+
+import math
+import random
+from fractions import Fraction
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from attention_core.sums import Sums
+
+finite = st.floats(allow_nan=False, allow_infinity=False)
+
+
+def tensor(xs):
+    return torch.tensor(xs, dtype=torch.float64)
+
+
+def same(a, b):
+    return torch.equal(a.top, b.top) and torch.equal(a.low, b.low) and torch.equal(a.high, b.high)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(finite, max_size=50), st.randoms(use_true_random=False), st.integers(1, 4))
+def test_any_cut_and_any_order_give_the_same_state(xs, rnd, size):
+    x, ids = tensor(xs), torch.arange(len(xs)) % size
+    whole = Sums.of(x, ids, size)
+    order = list(range(len(xs)))
+    rnd.shuffle(order)
+    parts = [Sums.of(x[:0], ids[:0], size)]
+    while order:
+        k = rnd.randint(1, len(order))
+        parts.append(Sums.of(x[order[:k]], ids[order[:k]], size))
+        order = order[k:]
+    while len(parts) > 1:
+        a = parts.pop(rnd.randrange(len(parts)))
+        parts.append(a + parts.pop(rnd.randrange(len(parts))))
+    assert same(parts[0], whole)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(finite, min_size=1, max_size=50))
+def test_near_the_exact_sum(xs):
+    exact = sum(map(Fraction, xs))
+    got = float(Sums.of(tensor(xs), None, 1).value())
+    try:
+        want = float(exact)
+    except OverflowError:
+        return
+    bound = max(abs(Fraction(x)) for x in xs) * Fraction(len(xs), 2**58) + Fraction(math.ulp(want))
+    assert math.isfinite(got) and abs(Fraction(got) - exact) <= bound
+
+
+@pytest.mark.parametrize("n", [0, 1, 65_535, 65_537, 200_000])
+def test_one_segment_and_many_agree_across_blocks(n):
+    x = torch.randn(n, dtype=torch.float64, generator=torch.Generator().manual_seed(n)) * 1e6
+    assert same(Sums.of(x, None, 1), Sums.of(x, torch.zeros(n, dtype=torch.int64), 1))
+    assert float(Sums.of(x, None, 1).value()) == pytest.approx(math.fsum(x.tolist()), rel=1e-14)
+
+
+def test_what_is_cut_off_is_what_the_bound_says():
+    assert float(Sums.of(tensor([1e25, 3.14159, -1e25]), None, 1).value()) == 3.0
+    assert float(Sums.of(tensor([1e308] * 10), None, 1).mean(torch.tensor([10]))) == 1e308
+    assert float(Sums.of(tensor([5e-324] * 7), None, 1).value()) == 7 * 5e-324
+
+
+def test_a_float_sum_would_fail_these_laws():
+    rnd = random.Random(0)
+    xs = [rnd.gauss(0, 1) * 10.0 ** rnd.randint(-8, 8) for _ in range(1000)]
+    shuffled = rnd.sample(xs, len(xs))
+    assert sum(xs) != sum(shuffled)
+    assert same(Sums.of(tensor(xs), None, 1), Sums.of(tensor(shuffled), None, 1))
+
+
+def test_spread_puts_segments_at_their_places():
+    s = Sums.of(tensor([1.0, 2.0]), torch.tensor([0, 1]), 2)
+    assert s.spread(torch.tensor([3, 0]), 4).value().tolist() == [2.0, 0.0, 0.0, 1.0]
