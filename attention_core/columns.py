@@ -1,0 +1,137 @@
+"""Polars columns to tensors and back, exactly; and which segment each row is in."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import polars as pl
+import pyarrow as pa
+import torch
+from torch import Tensor
+
+_PER_MICROSECOND = {"ms": 1e3, "us": 1.0, "ns": 1e-3}
+
+
+@dataclass(frozen=True, eq=False)
+class Numbers:
+    """A column as float64: x (n,); what stands where `there` is false means nothing.
+
+    there: (n,) bool, not null; None: all. nan: (n,) bool, is NaN; None: none is.
+    """
+
+    x: Tensor
+    there: Tensor | None = None
+    nan: Tensor | None = None
+
+    @property
+    def ok(self) -> Tensor | None:
+        """(n,) bool: neither null nor NaN; None: all of them."""
+        if self.nan is None:
+            return self.there
+        return ~self.nan if self.there is None else self.there & ~self.nan
+
+
+def tensor(column: pl.Series) -> Tensor:
+    """The values of a numeric, boolean or temporal column in their own physical type, (n,).
+
+    Shares the column's memory where that is one piece without nulls: never write into it. What lies under a null is
+    some number.
+    """
+    if column.dtype == pl.Boolean:
+        column = column.cast(pl.UInt8)
+    if column.dtype.is_decimal():
+        column = column.cast(pl.Float64)
+    array = column.to_physical().to_arrow()
+    if not len(array):
+        return torch.empty(0, dtype=torch.float64)
+    if array.null_count:
+        array = pa.Array.from_buffers(array.type, len(array), [None, array.buffers()[1]], offset=array.offset)
+    return torch.from_dlpack(array)  # type: ignore[attr-defined]
+
+
+def numbers(column: pl.Series) -> Numbers:
+    """A column as float64; times are microseconds (since 1970, in UTC where they have a zone).
+
+    Raises:
+        ValueError: for a type that is not a number or a time.
+    """
+    dtype = column.dtype
+    if not (dtype.is_numeric() or dtype == pl.Boolean or dtype.is_temporal() or dtype == pl.Null):
+        raise ValueError(f"{dtype} is not a number")
+    if dtype == pl.Null:
+        column = column.cast(pl.Float64)
+    x = tensor(column).to(torch.float64)
+    if dtype == pl.Date:
+        x = x * 8.64e10
+    elif dtype == pl.Time:
+        x = x * 1e-3
+    elif isinstance(dtype, pl.Datetime | pl.Duration) and dtype.time_unit != "us":
+        x = x * _PER_MICROSECOND[dtype.time_unit]
+    there = mask(column)
+    nan = x.isnan() if dtype.is_float() else None
+    if nan is not None:
+        nan = nan if there is None else nan & there
+        nan = nan if bool(nan.any()) else None
+    return Numbers(x, there, nan)
+
+
+def mask(column: pl.Series) -> Tensor | None:
+    """(n,) bool: which values are not null; None: all of them."""
+    if not column.null_count():
+        return None
+    there = column.is_not_null().cast(pl.UInt8).to_arrow()
+    return torch.from_dlpack(there).view(torch.bool)  # type: ignore[attr-defined]
+
+
+def true(column: pl.Series) -> Tensor:
+    """(n,) bool: where a boolean column is true; null is not."""
+    if not len(column):
+        return torch.empty(0, dtype=torch.bool)
+    return tensor(column.fill_null(False)).view(torch.bool)
+
+
+def series(name: str, values: Tensor, there: Tensor | None, dtype: pl.DataType) -> pl.Series:
+    """A column of these values (n,), null where `there` is false."""
+    if not len(values):
+        return pl.Series(name, [], dtype=dtype)
+    array = _array(values)
+    if there is not None:
+        bits = _array(there.view(torch.uint8)).cast(pa.bool_()).buffers()[1]
+        array = pa.Array.from_buffers(array.type, len(array), [bits, array.buffers()[1]])
+    column = pl.from_arrow(array)
+    assert isinstance(column, pl.Series)
+    return column.cast(dtype).alias(name)
+
+
+def _array(values: Tensor) -> pa.Array:
+    values = values.detach().cpu()
+    if values.stride(0) != 1:
+        values = values.clone(memory_format=torch.contiguous_format)
+    return pa.Array.from_dlpack(values)
+
+
+@dataclass(frozen=True, eq=False)
+class Segments:
+    """Which segment each row is in.
+
+    keys: the values that a segment stands for, one row each; None: there is one segment.
+    ids: (n,) int64; None: all rows are in segment 0.
+    """
+
+    keys: pl.DataFrame | None
+    ids: Tensor | None
+    size: int
+
+
+ONE = Segments(None, None, 1)
+
+
+def segments(groups: pl.DataFrame) -> Segments:
+    """A segment for each combination of values, sorted by value, nulls first; a null is a value of its own."""
+    plain = groups.with_columns(pl.selectors.float() + 0.0)  # -0.0 and 0.0 are one value
+    plain = plain.with_columns(pl.selectors.categorical().cast(pl.String))  # codes are not stable between processes
+    keys = plain.unique().sort(plain.columns, nulls_last=False)
+    ids = plain.join(
+        keys.with_row_index("#segment"), on=plain.columns, how="left", nulls_equal=True, maintain_order="left"
+    )["#segment"]
+    return Segments(keys, tensor(ids.cast(pl.Int64)).to(torch.int64), keys.height)
