@@ -19,6 +19,11 @@ class Score(Kind[K]):
 
     keyless: ClassVar[bool] = False  # looks at columns of its own instead of a key
 
+    @property
+    def word(self) -> str:
+        """The word that names it in a job file."""
+        return str(type(self).model_fields["kind"].default)
+
     def looks_at(self, key: str | None) -> pl.Expr:
         """The numbers of a row that are scored, before Polars hands them over."""
         return pl.col(str(key))
@@ -31,7 +36,7 @@ class Score(Kind[K]):
         """
         if dtype is None or dtype.is_numeric() or dtype == pl.Boolean or dtype.is_temporal():
             return self
-        raise ValueError(f"{getattr(self, 'kind', 'this score')} scores numbers, and this column is {dtype}")
+        raise ValueError(f"{self.word} scores numbers, and this column is {dtype}")
 
 
 class Weight(Kind[K]):

@@ -1,0 +1,202 @@
+"""A head: one key and the chain of kinds that makes weights of it. (A rule with several keys has several heads.)"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterable
+from typing import Any
+
+import polars as pl
+import torch
+from pydantic import SkipValidation
+from torch import Tensor
+
+from attention_core.columns import ONE, Numbers, Segments, numbers, series, true
+from attention_core.contract import Kind, Question, Rows, conclude
+from attention_core.errors import DataError
+from attention_core.frozen import Frozen
+from attention_core.kinds import Score
+from attention_core.questions import Count
+from attention_core.sql import columns_of, row_expression
+
+Over = str | tuple[str, ...]  # dataset, batch, row, or the columns of a group
+
+
+class Known(Frozen):
+    """What a head knows: how many keys taught each segment, (size,) int64, and what each of its kinds knows."""
+
+    count: Tensor
+    kinds: tuple[Any, ...]
+
+
+class Ask(Frozen):
+    """A question to a head whose earlier kinds are concluded: plain data, all that travels to where the rows are."""
+
+    head: SkipValidation[Head]
+    concluded: tuple[Any, ...]
+    question: SkipValidation[Question[Any]]
+
+    def of(self, frame: pl.DataFrame, segments: Segments) -> Any:
+        """The answer for one chunk."""
+        look = self.head.look(frame, segments)
+        return self.question.of(self.head.scored(look.taught(), self.concluded))
+
+
+class Look:
+    """The keys of one chunk as a head sees them."""
+
+    def __init__(self, keys: Numbers, masked: Tensor | None, teaches: Tensor | None, segments: Segments) -> None:
+        ok = _all(keys.ok, masked)
+        self.keys, self.masked, self.teaches = keys, masked, teaches
+        self.rows = Rows(keys.x, ok, segments.ids, segments.size)
+
+    def taught(self) -> Rows:
+        """The rows that teach."""
+        ok = _all(self.rows.ok, self.teaches)
+        return Rows(self.rows.x, ok, self.rows.ids, self.rows.size)
+
+
+class Head(Frozen):
+    """One key, its scope, its kinds, and the names of what it adds."""
+
+    rule: str
+    key: tuple[str, ...]
+    over: Over
+    looks: SkipValidation[Score[Any]]
+    kinds: tuple[SkipValidation[Kind[Any]], ...]
+    mask: str | None
+    teaches: str | None
+    missing: str | float
+    weights: tuple[str, ...]  # one; over a row, one for each key
+    values: tuple[tuple[str, str, int], ...]  # a value, its weighted column, and which of the weights
+    written: bool
+
+    def columns(self) -> set[str]:
+        """The columns that the head reads to make its weights."""
+        sql = [e for e in (self.mask, self.teaches) if e is not None]
+        named = {c for e in sql for c in columns_of(e)} | set(self.over if isinstance(self.over, tuple) else ())
+        return named | {c for e in self._expressions() for c in e.meta.root_names()}
+
+    def adds(self) -> tuple[str, ...]:
+        """The columns that later rules can look at."""
+        return (*self.weights, *(weighted for _, weighted, _ in self.values))
+
+    def fit(self) -> Generator[Ask, Any, Known | None]:
+        """Asks what the kinds must know, each once those before it are concluded."""
+        if self.over == "row" or not any(self._asks(kind) for kind in self.kinds):
+            return Known(count=torch.ones(1, dtype=torch.int64), kinds=self._knows_nothing())
+        count = (yield Ask(head=self, concluded=(), question=Count())).n
+        concluded: tuple[Any, ...] = ()
+        for kind in self.kinds:
+            fit = kind.fit()
+            try:
+                question = next(fit)
+                while True:
+                    question = fit.send((yield Ask(head=self, concluded=concluded, question=question)))
+            except StopIteration as done:
+                concluded = (*concluded, done.value)
+        return Known(count=count, kinds=concluded)
+
+    def look(self, frame: pl.DataFrame, segments: Segments) -> Look:
+        """The keys of a chunk; over a row, those of its key columns one after another, a segment a row."""
+        exprs = self._expressions()
+        found = [numbers(frame.with_columns(expr.alias("#key"))["#key"]) for expr in exprs]
+        masked = None if self.mask is None else _true(frame, self.mask)
+        teaches = None if self.teaches is None else _true(frame, self.teaches)
+        if self.over != "row":
+            return Look(found[0], masked, teaches, segments)
+        n, k = frame.height, len(found)
+        joined = Numbers(
+            torch.stack([f.x for f in found], 1).reshape(-1),
+            _joined([f.there for f in found], n, default=True),
+            _joined([f.nan for f in found], n, default=False),
+        )
+        masked = None if masked is None else masked.repeat_interleave(k)
+        return Look(joined, masked, None, Segments(None, torch.arange(n).repeat_interleave(k), n))
+
+    def scored(self, rows: Rows, concluded: Iterable[Any]) -> Rows:
+        """The rows after as many kinds as are concluded."""
+        for kind, known in zip(self.kinds, concluded, strict=False):
+            rows = Rows(kind(rows, known), rows.ok, rows.ids, rows.size)
+        return rows
+
+    def attend(self, frame: pl.DataFrame, segments: Segments, known: Known) -> pl.DataFrame:
+        """The chunk with the weights and the weighted values."""
+        look = self.look(frame, segments)
+        rows = look.rows
+        if self.over == "row":
+            for kind in self.kinds:
+                known_here = conclude(kind.fit(), lambda q, rows=rows: q.of(rows))  # type: ignore[misc]
+                rows = Rows(kind(rows, known_here), rows.ok, rows.ids, rows.size)
+            unseen = None
+        else:
+            rows = self.scored(rows, known.kinds)
+            unseen = known.count == 0
+            unseen = rows.at(unseen).expand(len(rows.x)) if bool(unseen.any()) else None
+        weight, there = self._weights(rows, look, unseen)
+        k = len(self.weights)
+        columns = [
+            series(name, weight[i::k], None if there is None else there[i::k], pl.Float64())
+            for i, name in enumerate(self.weights)
+        ]
+        for value, weighted, i in self.values:
+            columns.append(_multiplied(frame[value], weight[i::k], None if there is None else there[i::k], weighted))
+        return frame.with_columns(columns)
+
+    def _weights(self, rows: Rows, look: Look, unseen: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """The weights (n,) with what missing keys get, and where they are not null."""
+        ok = _all(rows.ok, None if unseen is None else ~unseen)
+        if ok is None or bool(ok.all()):
+            return rows.x, None
+        if self.missing == "error":
+            raise DataError(f"rule {self.rule!r}: {int((~ok).sum())} keys are missing; see missing: in the job file")
+        if not isinstance(self.missing, str):
+            return torch.where(ok, rows.x, self.missing), None
+        if look.keys.nan is None:
+            return rows.x, ok
+        return torch.where(look.keys.nan, torch.nan, rows.x), ok | look.keys.nan
+
+    def _expressions(self) -> list[pl.Expr]:
+        return [self.looks.looks_at(key) for key in self.key] or [self.looks.looks_at(None)]
+
+    def _knows_nothing(self) -> tuple[Any, ...]:
+        if self.over == "row":
+            return ()
+        return tuple(conclude(kind.fit(), lambda q: q) for kind in self.kinds)
+
+    @staticmethod
+    def _asks(kind: Kind[Any]) -> bool:
+        return next(kind.fit(), None) is not None
+
+
+def _true(frame: pl.DataFrame, sql: str) -> Tensor:
+    column = frame.with_columns(row_expression(sql).alias("#true"))["#true"]
+    if column.dtype != pl.Boolean:
+        raise DataError(f"{sql!r} is {column.dtype}, where true or false is wanted")
+    return true(column)
+
+
+def _multiplied(column: pl.Series, weight: Tensor, there: Tensor | None, name: str) -> pl.Series:
+    value = numbers(column)
+    single = column.dtype in (pl.Float32, pl.Float16)
+    product = value.x * weight
+    return series(name, product.float() if single else product, _all(value.there, there), column_type(column.dtype))
+
+
+def column_type(value: pl.DataType) -> pl.DataType:
+    """The type of a weighted value."""
+    return pl.Float32() if value in (pl.Float32, pl.Float16) else pl.Float64()
+
+
+def _all(*masks: Tensor | None) -> Tensor | None:
+    given = [m for m in masks if m is not None]
+    return None if not given else given[0] if len(given) == 1 else torch.stack(given).all(0)
+
+
+def _joined(masks: list[Tensor | None], n: int, *, default: bool) -> Tensor | None:
+    if all(m is None for m in masks):
+        return None
+    full = torch.full((n,), default)
+    return torch.stack([full if m is None else m for m in masks], 1).reshape(-1)
+
+
+__all__ = ["ONE", "Ask", "Head", "Known", "Look", "Over", "column_type"]

@@ -1,0 +1,165 @@
+"""`attend` on frames: the example of the text, the laws of chunks, and what is missing."""
+
+import math
+import random
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+from polars.testing import assert_frame_equal
+
+from attention_core.attention import attend
+from attention_core.errors import DataError, JobError
+
+RULES = [
+    {"key": "a", "score": {"kind": "threshold", "above": 0.5}, "weight": "step"},
+    {"name": "zg", "key": "b", "over": {"group": ["g", "h"]}, "score": "zscore", "weight": "softmax", "apply": "weights"},
+    {"key": "t", "value": "a", "score": "recency", "weight": {"kind": "exponential", "half_life": 30}, "name": "rec"},
+    {"name": "both", "key": ["a", "b"], "score": "zscore", "mask": "a < 2", "fit": "b > 0"},
+    {"name": "row", "key": {"match": "^[ab]$"}, "over": "row", "weight": "softmax"},
+    {"name": "kept", "key": "b", "missing": 0.0, "weight": {"kind": "linear"}, "apply": "none"},
+    {"name": "mix", "score": {"kind": "expression", "sql": "zg_weight * rec_weight + kept_weight"},
+     "scale": {"mean": 1.0}, "apply": "weights"},
+    {"name": "onmix", "key": "mix_weight", "over": {"group": ["g"]}, "score": "zscore", "apply": "weights"},
+]  # fmt: skip
+
+
+def frame(n=2000, seed=0):
+    r = np.random.default_rng(seed)
+    b = [None if u < 0.1 else math.nan if u < 0.15 else v for u, v in zip(r.random(n), r.normal(size=n), strict=True)]
+    return pl.DataFrame(
+        {
+            "a": r.normal(1, 3, n),
+            "b": pl.Series(b, dtype=pl.Float64, strict=False),
+            "g": [["x", "y", None][i] for i in r.integers(0, 3, n)],
+            "h": r.integers(0, 9, n),
+            "t": pl.Series(r.integers(0, 10**9, n)).cast(pl.Datetime("ms")),
+            "s": r.normal(size=n).astype("f4"),
+        },
+        nan_to_null=False,
+    )
+
+
+def bits(f):
+    """Frames compared with NaN and the sign of zero seen."""
+    return {c: [None if v is None else float(v).hex() for v in f[c]] for c in f.columns if f[c].dtype.is_float()}
+
+
+def test_the_example_of_the_text():
+    out = attend(
+        pl.DataFrame({"x": [1, 6, 3, 7, 2, 5, 9]}),
+        [{"key": "x", "score": {"kind": "threshold", "above": 5}, "weight": {"kind": "step", "high": 2, "low": 1}}],
+    )
+    assert out["x_weight"].to_list() == [1, 2, 1, 2, 1, 1, 2]
+    assert out["x_weighted"].to_list() == [1, 12, 3, 14, 2, 5, 18]
+    assert out["x"].to_list() == [1, 6, 3, 7, 2, 5, 9]
+
+
+def test_the_example_as_one_row():
+    values = [1, 6, 3, 7, 2, 5, 9]
+    row = pl.DataFrame({f"s{i}": [v] for i, v in enumerate(values)})
+    rule = {"name": "n", "key": {"match": "^s"}, "over": "row", "score": {"kind": "threshold", "above": 5},
+            "weight": "step"}  # fmt: skip
+    out = attend(row, [rule])
+    assert [out[f"s{i}_weighted"].item() for i in range(7)] == [1, 12, 3, 14, 2, 5, 18]
+    assert [out[f"n_s{i}_weight"].item() for i in range(7)] == [1, 2, 1, 2, 1, 1, 2]
+
+
+@pytest.mark.parametrize("rows", [1, 7, 997])
+def test_chunks_do_not_show(rows):
+    f = frame(150 if rows == 1 else 2000)
+    rules = RULES[:4] + [{**RULES[4], "rename": {"weighted": "{value}_row"}}] + RULES[5:]
+    rules[2] = {**rules[2], "rename": {"weighted": "{value}_rec"}}
+    rules[3] = {**rules[3], "rename": {"weighted": "{value}_both"}}
+    assert bits(attend(f, rules, rows)) == bits(attend(f, rules))
+
+
+def test_the_order_of_rows_does_not_show_in_a_scope():
+    f = frame().with_row_index("i")
+    order = list(range(f.height))
+    random.Random(0).shuffle(order)
+    rules = [RULES[1]]
+    assert bits(attend(f, rules)) == bits(attend(f[order], rules).sort("i"))
+
+
+def test_group_softmax_is_polars_own():
+    f = frame().filter(pl.col("b").is_not_null() & pl.col("b").is_not_nan())
+    out = attend(f, [{"key": "b", "over": {"group": ["g"]}, "weight": "softmax", "apply": "weights"}])
+    e = f.select((pl.col("b") - pl.col("b").max().over("g")).exp()).to_series()
+    want = pl.DataFrame({"e": e, "g": f["g"]}).select(pl.col("e") / pl.col("e").sum().over("g")).to_series()
+    np.testing.assert_allclose(out["b_weight"].to_numpy(), want.to_numpy(), rtol=1e-12)
+
+
+def test_null_and_nan_stay_apart():
+    f = pl.DataFrame({"b": [1.0, None, math.nan, 3.0], "v": [1.0, 1.0, 1.0, None]})
+    out = attend(f, [{"key": "b", "value": "v", "weight": "proportional"}])
+    assert out["b_weight"].to_list()[:2] == [0.25, None] and math.isnan(out["b_weight"][2])
+    assert out["v_weighted"].to_list()[:2] == [0.25, None] and math.isnan(out["v_weighted"][2])
+    assert out["v_weighted"][3] is None and out["b_weight"][3] == 0.75
+
+
+def test_missing_as_a_number_and_as_an_error():
+    f = pl.DataFrame({"b": [1.0, None, 3.0]})
+    out = attend(f, [{"key": "b", "weight": "proportional", "missing": 9, "scale": {"sum": 8.0}}])
+    assert out["b_weight"].to_list() == [2, 9, 6]
+    with pytest.raises(DataError, match="1 keys are missing"):
+        attend(f, [{"key": "b", "missing": "error"}])
+
+
+def test_mask_and_fit():
+    f = pl.DataFrame({"b": [1.0, 2.0, 5.0], "train": [True, True, False]})
+    out = attend(f, [{"key": "b", "score": {"kind": "zscore", "absolute": False}, "fit": "train", "apply": "weights"}])
+    assert out["b_weight"].to_list() == [-1, 1, 7]
+    out = attend(f, [{"key": "b", "weight": "proportional", "mask": "train", "apply": "weights"}])
+    assert out["b_weight"].to_list() == [1 / 3, 2 / 3, None]
+
+
+def test_a_group_that_taught_nothing_is_missing():
+    f = pl.DataFrame({"b": [1.0, 2.0, 5.0], "g": ["x", "x", "y"]})
+    rule = {"key": "b", "over": {"group": ["g"]}, "weight": "softmax", "fit": "g = 'x'", "apply": "weights"}
+    assert attend(f, [rule])["b_weight"].is_null().to_list() == [False, False, True]
+
+
+@pytest.mark.parametrize("rule", RULES[:3] + RULES[4:6])
+@pytest.mark.parametrize("n", [0, 1])
+def test_empty_and_one_row_keep_the_schema(rule, n):
+    f = frame()
+    assert attend(f[:n], [rule]).schema == attend(f, [rule]).schema and attend(f[:n], [rule]).height == n
+
+
+def test_other_columns_do_not_change_and_float32_stays():
+    f = frame()
+    out = attend(f, [{"key": "s", "score": "zscore"}])
+    assert_frame_equal(out.select(f.columns), f)
+    assert out.schema["s_weighted"] == pl.Float32 and out.schema["s_weight"] == pl.Float64
+
+
+def test_torchs_settings_are_left_as_they_were():
+    before = torch.get_num_threads()
+    attend(frame(10), RULES[:1])
+    assert torch.get_num_threads() == before
+
+
+def test_a_lazy_frame_comes_back_lazy():
+    assert isinstance(attend(frame(10).lazy(), RULES[:1]), pl.LazyFrame)
+
+
+@pytest.mark.parametrize(
+    ("rule", "says"),
+    [
+        ({"key": "aa"}, "no column 'aa'; did you mean 'a'"),
+        ({"key": "g"}, "scores numbers, and this column is String"),
+        ({"key": "a", "value": "g"}, "'g' is String and cannot be multiplied"),
+        ({"key": "a", "weight": "softmx"}, "softmx"),
+        ({"key": "a", "rename": {"weight": "b"}}, "a column 'b' already; rename"),
+        ({"name": "e", "score": {"kind": "expression", "sql": "a - AVG(a)"}, "apply": "weights"}, "beyond its row"),
+        ({"name": "e", "score": {"kind": "expression", "sql": "a"}}, "needs a value to multiply"),
+        ({"key": "a", "score": {"kind": "recency", "unit": "days"}}, "unit is for keys that are times"),
+        ({"key": {"match": "^q"}}, "no column matches"),
+    ],
+)
+def test_what_does_not_fit_is_said_in_one_line(rule, says):
+    with pytest.raises(JobError) as error:
+        attend(frame(10), [rule])
+    assert says in str(error.value) and "\n" not in str(error.value)
