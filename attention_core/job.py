@@ -38,7 +38,8 @@ def _word(value: object) -> object:
 
 
 if TYPE_CHECKING:
-    AnyScore, AnyWeight = Score[Any], Weight[Any]
+    AnyScore = Score[Any]
+    AnyWeight = Weight[Any]
 else:  # derived from what the families define, which a type checker cannot follow
     AnyScore = Annotated[union(SCORES), Field(discriminator="kind"), BeforeValidator(_word)]
     AnyWeight = Annotated[union(WEIGHTS), Field(discriminator="kind"), BeforeValidator(_word)]

@@ -14,7 +14,8 @@ from attention_core.errors import DataError, JobError
 
 RULES = [
     {"key": "a", "score": {"kind": "threshold", "above": 0.5}, "weight": "step"},
-    {"name": "zg", "key": "b", "over": {"group": ["g", "h"]}, "score": "zscore", "weight": "softmax", "apply": "weights"},
+    {"name": "zg", "key": "b", "over": {"group": ["g", "h"]}, "score": "zscore", "weight": "softmax",
+     "apply": "weights"},
     {"key": "t", "value": "a", "score": "recency", "weight": {"kind": "exponential", "half_life": 30}, "name": "rec"},
     {"name": "both", "key": ["a", "b"], "score": "zscore", "mask": "a < 2", "fit": "b > 0"},
     {"name": "row", "key": {"match": "^[ab]$"}, "over": "row", "weight": "softmax"},
@@ -149,7 +150,7 @@ def test_a_lazy_frame_comes_back_lazy():
     ("rule", "says"),
     [
         ({"key": "aa"}, "no column 'aa'; did you mean 'a'"),
-        ({"key": "g"}, "scores numbers, and this column is String"),
+        ({"key": "g", "apply": "weights"}, "scores numbers, and this column is String"),
         ({"key": "a", "value": "g"}, "'g' is String and cannot be multiplied"),
         ({"key": "a", "weight": "softmx"}, "softmx"),
         ({"key": "a", "rename": {"weight": "b"}}, "a column 'b' already; rename"),
