@@ -1,24 +1,173 @@
-"""The middle: fit rules on a frame, and apply them to it, chunk by chunk."""
+"""The middle: fit rules over parts of data, and apply them to a part, chunk by chunk."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 import polars as pl
 import torch
 from pydantic import ValidationError
 
-from attention_core.columns import ONE, Segments, segments
+from attention_core.columns import ONE, Segments, places, segments, union
 from attention_core.contract import conclude, together
-from attention_core.errors import JobError
+from attention_core.errors import FarolError, JobError, Stopped
+from attention_core.frozen import Frozen
 from attention_core.head import Ask, Head, Known, column_type
 from attention_core.job import Rule
 
+APPLY_ROWS = 1 << 17
+FIT_ROWS = 1 << 20  # larger, since every chunk's state of all its segments is merged
+
+
+class Part(Protocol):
+    """Rows that are read in chunks: a batch, or a frame."""
+
+    @property
+    def name(self) -> str: ...
+
+    def read(self, columns: Sequence[str] | None, rows: int) -> Iterator[tuple[int, pl.DataFrame]]: ...
+
+
+@dataclass(frozen=True, eq=False)
+class FramePart:
+    """A frame as a part."""
+
+    frame: pl.DataFrame
+    name: str = "frame"
+
+    def read(self, columns: Sequence[str] | None, rows: int) -> Iterator[tuple[int, pl.DataFrame]]:
+        frame = self.frame if columns is None else self.frame.select(columns)
+        for start in range(0, max(frame.height, 1), rows):
+            yield start, frame.slice(start, rows)
+
+
+class Statistics(Frozen):
+    """What all heads know, by their first weight column, and the segments that it is about, by scope."""
+
+    known: dict[str, Known]
+    keys: dict[str, pl.DataFrame]
+
+    def of(self, head: Head, segments: Segments) -> Known:
+        """What a head knows of these segments alone; of those that nobody has seen, that no key taught."""
+        known, keys = self.known[head.weights[0]], self.keys.get(_token(head))
+        if keys is None or segments.keys is None or known.count is None:
+            return known
+        at = places(segments.keys, keys)
+        here = known.picked(at.clamp(min=0)) if keys.height else known
+        assert here.count is not None
+        return here.model_copy(update={"count": torch.where(at < 0, 0, here.count)})
+
+
+@dataclass
+class Look:
+    """How the parts are read: chunk sizes, the segments that were found before, and when to stop."""
+
+    heads: Sequence[Head]
+    chunk_rows: int | None = None
+    stop: Callable[[], bool] = lambda: False
+    found: dict[tuple[str, str], Segments] = field(default_factory=dict)
+
+    def chunks(self, part: Part, columns: Iterable[str] | None, rows: int) -> Iterator[tuple[int, pl.DataFrame]]:
+        named = None if columns is None else sorted(columns)
+        for chunk in part.read(named, self.chunk_rows or rows):
+            if self.stop():
+                raise Stopped("stopped; the sink is as it was")
+            yield chunk
+
+    def segments(self, part: Part, head: Head, statistics: Statistics) -> Segments:
+        """The segments of a part in a head's scope."""
+        if head.over == "batch":
+            return Segments(pl.DataFrame({"batch": [part.name]}), None, 1)
+        if not isinstance(head.over, tuple):
+            return ONE
+        at = (part.name, _token(head))
+        if at not in self.found:
+            chunks = [chunk.select(head.over) for _, chunk in self.above(part, [head], statistics, head.over)]
+            self.found[at] = segments(pl.concat(chunks)) if chunks else Segments(None, None, 0)
+        return self.found[at]
+
+    def above(
+        self, part: Part, heads: Sequence[Head], statistics: Statistics, columns: Iterable[str] = ()
+    ) -> Iterator[tuple[int, pl.DataFrame]]:
+        """The rows as these heads look at them: the columns they need, those of heads above them among them."""
+        needs = _needs(self.heads)
+        wanted = {n for head in heads for n in needs[head.weights[0]]}
+        before = [h for h in self.heads if h.weights[0] in wanted]
+        made = {c for h in self.heads for c in h.adds()}
+        read = set(columns).union(*(h.reads() for h in (*before, *heads))) - made
+        return self.attended(part, before, statistics, read, FIT_ROWS)
+
+    def attended(
+        self,
+        part: Part,
+        heads: Sequence[Head],
+        statistics: Statistics,
+        columns: Iterable[str] | None = None,
+        rows: int = APPLY_ROWS,
+    ) -> Iterator[tuple[int, pl.DataFrame]]:
+        """The rows of a part with what the heads add, chunk by chunk."""
+        where = [(h, self.segments(part, h, statistics)) for h in heads]
+        knows = [(h, s, statistics.of(h, s)) for h, s in where]
+        for start, chunk in self.chunks(part, columns, rows):
+            for head, whole, known in knows:
+                with _of(part):
+                    chunk = head.attend(chunk, whole.slice(start, chunk.height), known)
+            yield start, chunk
+
+    def answers(self, part: Part, asks: Sequence[Ask], statistics: Statistics) -> list[Answer]:
+        """What a part answers to the questions of one round: one pass over the columns that they need."""
+        where = [self.segments(part, ask.head, statistics) for ask in asks]
+        states: list[Any] = [None] * len(asks)
+        local = [_local(ask, s, statistics) for ask, s in zip(asks, where, strict=True)]
+        for start, chunk in self.above(part, [ask.head for ask in asks], statistics):
+            for i, (ask, whole) in enumerate(zip(local, where, strict=True)):
+                with _of(part):
+                    state = ask.of(chunk, whole.slice(start, chunk.height))
+                states[i] = state if states[i] is None else states[i] + state
+        return [Answer(s.keys, state) for s, state in zip(where, states, strict=True)]
+
+
+@dataclass(frozen=True, eq=False)
+class Answer:
+    """A part's state, about these segments; None where it has no rows."""
+
+    keys: pl.DataFrame | None
+    state: Any
+
+
+def fit(look: Look, each: Callable[[Callable[[Part], Any]], list[Any]]) -> Statistics:
+    """Asks what the heads must know, round by round; `each` gives what a function returns for every part."""
+    keys: dict[str, pl.DataFrame] = {}
+
+    def ask(asked: tuple[tuple[Ask, ...], dict[str, Known]]) -> tuple[Any, ...]:
+        asks, known = asked
+        before = Statistics(known=known, keys=keys)
+        columns = list(zip(*each(lambda part: look.answers(part, asks, before)), strict=True))
+        return tuple(_merged(ask.head, answers, keys) for ask, answers in zip(asks, columns, strict=True))
+
+    fits = {head.weights[0]: head.fit() for head in look.heads}
+    return Statistics(known=conclude(together(fits, _needs(look.heads)), ask), keys=dict(keys))
+
+
+def passes(heads: Sequence[Head], schema: Mapping[str, pl.DataType]) -> int:
+    """How many times the key columns are read before the first row is written: found by fitting to no rows."""
+    rounds = 0
+    part = FramePart(pl.DataFrame(schema=dict(schema)))
+
+    def each(work: Callable[[Part], Any]) -> list[Any]:
+        nonlocal rounds
+        rounds += 1
+        return [work(part)]
+
+    fit(Look(heads), each)
+    return rounds
+
 
 def attend(
-    frame: pl.DataFrame | pl.LazyFrame, rules: Sequence[Rule | Mapping[str, Any]], chunk_rows: int = 1 << 17
+    frame: pl.DataFrame | pl.LazyFrame, rules: Sequence[Rule | Mapping[str, Any]], chunk_rows: int | None = None
 ) -> pl.DataFrame | pl.LazyFrame:
     """The frame with the columns that the rules add, of the same sort as it came.
 
@@ -33,9 +182,11 @@ def attend(
         assert isinstance(attended, pl.DataFrame)
         return attended.lazy()
     heads = resolved([_rule(i, rule) for i, rule in enumerate(rules)], frame.schema)
+    part, look = FramePart(frame), Look(heads, chunk_rows)
     with one_thread():
-        known, parts = _fitted(frame, heads, chunk_rows)
-        return _attended(frame, heads, known, parts, chunk_rows).drop(_hidden(heads))
+        statistics = fit(look, lambda work: [work(part)])
+        chunks = [chunk for _, chunk in look.attended(part, heads, statistics)]
+    return pl.concat(chunks).drop(hidden(heads))
 
 
 def resolved(rules: Sequence[Rule], schema: Mapping[str, pl.DataType]) -> tuple[Head, ...]:
@@ -48,12 +199,23 @@ def resolved(rules: Sequence[Rule], schema: Mapping[str, pl.DataType]) -> tuple[
     for rule in rules:
         for head in rule.heads(schema):
             heads.append(head)
-            for name, dtype in _types(head, schema).items():
+            for name, dtype in types(head, schema).items():
                 if name in schema:
                     fix = "rename: {weight: ..., weighted: ...} on the rule gives another"
                     raise JobError(f"rule {head.rule!r}: there is a column {name!r} already; {fix}")
                 schema[name] = dtype
     return tuple(heads)
+
+
+def types(head: Head, schema: Mapping[str, pl.DataType]) -> dict[str, pl.DataType]:
+    """The columns that a head adds, with their types."""
+    weighted = {name: column_type(schema[value]) for value, name, _ in head.values}
+    return {name: pl.Float64() for name in head.weights} | weighted
+
+
+def hidden(heads: Sequence[Head]) -> list[str]:
+    """The columns that are there for later rules only."""
+    return [name for head in heads if not head.written for name in head.weights]
 
 
 @contextmanager
@@ -78,13 +240,8 @@ def _rule(i: int, rule: Rule | Mapping[str, Any]) -> Rule:
         raise JobError(f"attention[{i}]{'.' if where else ''}{where}: {first['msg']}") from None
 
 
-def _types(head: Head, schema: Mapping[str, pl.DataType]) -> dict[str, pl.DataType]:
-    weighted = {name: column_type(schema[value]) for value, name, _ in head.values}
-    return {name: pl.Float64() for name in head.weights} | weighted
-
-
-def _hidden(heads: Sequence[Head]) -> list[str]:
-    return [name for head in heads if not head.written for name in head.weights]
+def _token(head: Head) -> str:
+    return "\0".join(head.over) if isinstance(head.over, tuple) else f"\0{head.over}"
 
 
 def _needs(heads: Sequence[Head]) -> dict[str, set[str]]:
@@ -92,85 +249,40 @@ def _needs(heads: Sequence[Head]) -> dict[str, set[str]]:
     maker = {column: head.weights[0] for head in heads for column in head.adds()}
     needs: dict[str, set[str]] = {}
     for head in heads:
-        direct = {maker[c] for c in head.columns() | {v for v, _, _ in head.values} if c in maker}
+        direct = {maker[c] for c in head.reads() if c in maker}
         needs[head.weights[0]] = direct.union(*(needs[d] for d in direct))
     return needs
 
 
-def _fitted(
-    frame: pl.DataFrame, heads: Sequence[Head], chunk_rows: int
-) -> tuple[dict[str, Known | None], dict[str, Segments]]:
-    needs, parts = _needs(heads), dict[str, Segments]()
-    by_name = {head.weights[0]: head for head in heads}
-
-    def answers(asked: tuple[tuple[Ask, ...], dict[str, Known | None]]) -> tuple[Any, ...]:
-        asks, known = asked
-        wanted = {n for ask in asks for n in needs[ask.head.weights[0]]}
-        before = [h for h in heads if h.weights[0] in wanted]
-        columns = {c for h in (*before, *(a.head for a in asks)) for c in (*h.columns(), *(v for v, _, _ in h.values))}
-        narrow = frame.select([c for c in frame.columns if c in columns] or frame.columns[:1])
-        for ask in asks:
-            if ask.head.weights[0] not in parts:
-                parts[ask.head.weights[0]] = _segments(narrow, ask.head, before, known, parts, chunk_rows)
-        totals: list[Any] = [None] * len(asks)
-        for start, chunk in _chunks(narrow, chunk_rows):
-            for head in before:
-                chunk = head.attend(chunk, _slice(parts, head, start, chunk), _of(known, head))
-            for i, ask in enumerate(asks):
-                state = ask.of(chunk, _slice(parts, ask.head, start, chunk))
-                totals[i] = state if totals[i] is None else totals[i] + state
-        return tuple(totals)
-
-    known = conclude(together({name: head.fit() for name, head in by_name.items()}, needs), answers)
-    return known, parts
+def _local(ask: Ask, segments: Segments, statistics: Statistics) -> Ask:
+    """The question about a part's segments alone; a first round's carries nothing of any."""
+    keys = statistics.keys.get(_token(ask.head))
+    return ask if keys is None or segments.keys is None else ask.picked(places(segments.keys, keys))
 
 
-def _segments(
-    frame: pl.DataFrame,
-    head: Head,
-    before: Sequence[Head],
-    known: dict[str, Known | None],
-    parts: dict[str, Segments],
-    chunk_rows: int,
-) -> Segments:
-    if not isinstance(head.over, tuple):
-        return ONE
-    if not set(head.over) <= set(frame.columns):
-        frame = _attended(frame, before, known, parts, chunk_rows)
-    return segments(frame.select(head.over))
+def _merged(head: Head, answers: Sequence[Answer], keys: dict[str, pl.DataFrame]) -> Any:
+    """The state over all parts, its segments sorted by value."""
+    told = [a for a in answers if a.state is not None]
+    if not told:
+        raise JobError("the source has no rows, so that nothing can be known of it")
+    tables = [a.keys for a in told if a.keys is not None]
+    if tables and _token(head) not in keys:
+        keys[_token(head)] = union(tables)
+    total = None
+    for answer in told:
+        state = answer.state
+        if answer.keys is not None:
+            whole = keys[_token(head)]
+            state = state.spread(places(answer.keys, whole), whole.height)
+        total = state if total is None else total + state
+    return total
 
 
-def _attended(
-    frame: pl.DataFrame,
-    heads: Sequence[Head],
-    known: Mapping[str, Known | None],
-    parts: Mapping[str, Segments],
-    chunk_rows: int,
-) -> pl.DataFrame:
-    """The rows of a frame with what the heads add, chunk by chunk."""
-    out = []
-    for start, chunk in _chunks(frame, chunk_rows):
-        for head in heads:
-            chunk = head.attend(chunk, _slice(parts, head, start, chunk), _of(known, head))
-        out.append(chunk)
-    return pl.concat(out)
-
-
-def _of(known: Mapping[str, Known | None], head: Head) -> Known:
-    found = known[head.weights[0]]
-    assert found is not None
-    return found
-
-
-def _slice(parts: Mapping[str, Segments], head: Head, start: int, chunk: pl.DataFrame) -> Segments:
-    whole = parts.get(head.weights[0], ONE)
-    if whole.ids is None:
-        return whole
-    return Segments(whole.keys, whole.ids[start : start + chunk.height], whole.size)
-
-
-def _chunks(frame: pl.DataFrame, rows: int) -> Iterator[tuple[int, pl.DataFrame]]:
-    if not frame.height:
-        yield 0, frame
-    for start in range(0, frame.height, rows):
-        yield start, frame.slice(start, rows)
+@contextmanager
+def _of(part: Part) -> Iterator[None]:
+    """Names the part in an error about its data."""
+    try:
+        yield
+    except FarolError as error:
+        where = getattr(part, "path", None)
+        raise error if where is None else type(error)(f"{where}: {error}") from error

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import polars as pl
 import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 from torch import Tensor
 
@@ -115,23 +117,58 @@ class Segments:
     """Which segment each row is in.
 
     keys: the values that a segment stands for, one row each; None: there is one segment.
-    ids: (n,) int64; None: all rows are in segment 0.
+    ids: (n,) int32 or int64; None: all rows are in segment 0.
     """
 
     keys: pl.DataFrame | None
     ids: Tensor | None
     size: int
 
+    def slice(self, start: int, rows: int) -> Segments:
+        """The same segments for some of the rows."""
+        if self.ids is None:
+            return self
+        return Segments(self.keys, self.ids[start : start + rows].to(torch.int64), self.size)
+
 
 ONE = Segments(None, None, 1)
 
 
 def segments(groups: pl.DataFrame) -> Segments:
-    """A segment for each combination of values, sorted by value, nulls first; a null is a value of its own."""
-    plain = groups.with_columns(pl.selectors.float() + 0.0)  # -0.0 and 0.0 are one value
-    plain = plain.with_columns(pl.selectors.categorical().cast(pl.String))  # codes are not stable between processes
-    keys = plain.unique().sort(plain.columns, nulls_last=False)
-    ids = plain.join(
-        keys.with_row_index("#segment"), on=plain.columns, how="left", nulls_equal=True, maintain_order="left"
-    )["#segment"]
-    return Segments(keys, tensor(ids.cast(pl.Int64)).to(torch.int64), keys.height)
+    """A segment for each combination of values that occurs; a null is a value of its own.
+
+    Each column is hashed once, then pairs of codes: never a text twice.
+    """
+    codes, keys = None, pl.DataFrame()
+    for column in plain(groups).iter_columns():
+        encoded = column.to_arrow().dictionary_encode(null_encoding="encode")
+        own, values = encoded.indices.cast(pa.int64()), pl.Series(encoded.dictionary, dtype=column.dtype)
+        if codes is None:
+            codes, keys = own, values.alias(column.name).to_frame()
+            continue
+        size = max(len(values), 1)
+        pairs = pc.add(pc.multiply(codes, size), own).dictionary_encode()
+        codes, pair = pairs.indices.cast(pa.int64()), pl.Series(pairs.dictionary, dtype=pl.Int64)
+        keys = keys[pair // size].with_columns(values.gather(pair % size).alias(column.name))
+    if not groups.height:
+        return Segments(plain(groups), torch.empty(0, dtype=torch.int64), 0)
+    return Segments(keys, torch.from_dlpack(codes).int(), keys.height)  # type: ignore[attr-defined]
+
+
+def plain(groups: pl.DataFrame) -> pl.DataFrame:
+    """Group values that compare as values: -0.0 is 0.0, and a category is its text (its code is the process's own)."""
+    texts = pl.selectors.categorical() | pl.selectors.enum()
+    return groups.with_columns(pl.selectors.float() + 0.0, texts.cast(pl.String))
+
+
+def union(keys: Sequence[pl.DataFrame]) -> pl.DataFrame:
+    """All segments of several files, sorted by value, nulls first."""
+    return pl.concat(keys).unique().sort(keys[0].columns, nulls_last=False)
+
+
+def places(part: pl.DataFrame, whole: pl.DataFrame) -> Tensor:
+    """Where each segment of a part stands in the whole, (size of the part,) int64; −1 where it does not."""
+    found = part.join(
+        whole.with_row_index("#place"), on=part.columns, how="left", nulls_equal=True, maintain_order="left"
+    )["#place"]
+    return tensor(found.cast(pl.Int64).fill_null(-1)).to(torch.int64)

@@ -15,7 +15,7 @@ from attention_core.contract import Kind, Question, Rows, conclude
 from attention_core.errors import DataError
 from attention_core.frozen import Frozen
 from attention_core.kinds import Score
-from attention_core.questions import Count
+from attention_core.questions import Count, both
 from attention_core.sql import columns_of, row_expression
 
 Over = str | tuple[str, ...]  # dataset, batch, row, or the columns of a group
@@ -24,7 +24,7 @@ Over = str | tuple[str, ...]  # dataset, batch, row, or the columns of a group
 class Known(Frozen):
     """What a head knows: how many keys taught each segment, (size,) int64, and what each of its kinds knows."""
 
-    count: Tensor
+    count: Tensor | None  # None: the kinds ask nothing
     kinds: tuple[Any, ...]
 
 
@@ -76,22 +76,31 @@ class Head(Frozen):
         named = {c for e in sql for c in columns_of(e)} | set(self.over if isinstance(self.over, tuple) else ())
         return named | {c for e in self._expressions() for c in e.meta.root_names()}
 
+    def reads(self) -> set[str]:
+        """All columns that the head reads, the values among them."""
+        return self.columns() | {value for value, _, _ in self.values}
+
     def adds(self) -> tuple[str, ...]:
         """The columns that later rules can look at."""
         return (*self.weights, *(weighted for _, weighted, _ in self.values))
 
-    def fit(self) -> Generator[Ask, Any, Known | None]:
-        """Asks what the kinds must know, each once those before it are concluded."""
-        if self.over == "row" or not any(self._asks(kind) for kind in self.kinds):
-            return Known(count=torch.ones(1, dtype=torch.int64), kinds=self._knows_nothing())
-        count = (yield Ask(head=self, concluded=(), question=Count())).n
+    def fit(self) -> Generator[Ask, Any, Known]:
+        """Asks what the kinds must know, each once those before it are concluded; with the first, how many taught."""
+        if not self.asks():
+            return Known(count=None, kinds=tuple(None for _ in self.kinds))
+        count: Tensor | None = None
         concluded: tuple[Any, ...] = ()
         for kind in self.kinds:
             fit = kind.fit()
             try:
                 question = next(fit)
                 while True:
-                    question = fit.send((yield Ask(head=self, concluded=concluded, question=question)))
+                    first = count is None
+                    asked = both(Count(), question) if first else question
+                    answer = yield Ask(head=self, concluded=concluded, question=asked)
+                    if first:
+                        count, answer = answer.first.n, answer.second
+                    question = fit.send(answer)
             except StopIteration as done:
                 concluded = (*concluded, done.value)
         return Known(count=count, kinds=concluded)
@@ -130,8 +139,8 @@ class Head(Frozen):
             unseen = None
         else:
             rows = self.scored(rows, known.kinds)
-            unseen = known.count == 0
-            unseen = rows.at(unseen).expand(len(rows.x)) if bool(unseen.any()) else None
+            unseen = None if known.count is None else known.count == 0
+            unseen = None if unseen is None or not bool(unseen.any()) else rows.at(unseen).expand(len(rows.x))
         weight, there = self._weights(rows, look, unseen)
         k = len(self.weights)
         columns = [
@@ -158,14 +167,9 @@ class Head(Frozen):
     def _expressions(self) -> list[pl.Expr]:
         return [self.looks.looks_at(key) for key in self.key] or [self.looks.looks_at(None)]
 
-    def _knows_nothing(self) -> tuple[Any, ...]:
-        if self.over == "row":
-            return ()
-        return tuple(conclude(kind.fit(), lambda q: q) for kind in self.kinds)
-
-    @staticmethod
-    def _asks(kind: Kind[Any]) -> bool:
-        return next(kind.fit(), None) is not None
+    def asks(self) -> bool:
+        """Whether anything must be known of the scope before the first row is written."""
+        return self.over != "row" and any(next(kind.fit(), None) is not None for kind in self.kinds)
 
 
 def _true(frame: pl.DataFrame, sql: str) -> Tensor:

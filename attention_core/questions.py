@@ -24,8 +24,8 @@ __all__ = ["Both", "Count", "Counts", "Extent", "Extents", "Infinite", "Largest"
 class Infinite(DataError):
     """An infinite number where a sum or an extent is asked."""
 
-    def __init__(self) -> None:
-        super().__init__("an infinite key has no place in a sum or an extent; mask it or leave it out")
+    def __init__(self, what: str = "an infinite key has no place in a sum or an extent; mask it or leave it out"):
+        super().__init__(what)
 
 
 @dataclass(frozen=True, eq=False)

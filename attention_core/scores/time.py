@@ -6,7 +6,6 @@ import datetime as dt
 from typing import Literal
 
 import polars as pl
-import torch
 from torch import Tensor
 
 from attention_core.contract import Fit, Rows
@@ -23,7 +22,7 @@ class Now(Frozen):
     now: Tensor
 
 
-class Recency(Score[Now]):
+class Recency(Score[Now | None]):
     """Minus the age of the key: −max(now − x − offset, 0).
 
     unit: seconds, minutes, hours or days, for keys that are times (days unless given); numbers count in their own unit.
@@ -47,14 +46,14 @@ class Recency(Score[Now]):
         now = self.now if self.now == "latest" else _microseconds(self.now, dtype)
         return Recency(unit=self.unit or "days", now=now, offset=self.offset)
 
-    def fit(self) -> Fit[Now]:
+    def fit(self) -> Fit[Now | None]:
         if self.now != "latest":
-            return Now(now=torch.full((1,), float(self.now), dtype=torch.float64))  # type: ignore[arg-type]
+            return None
         return Now(now=(yield Extent()).high)
 
-    def __call__(self, rows: Rows, known: Now) -> Tensor:
+    def __call__(self, rows: Rows, known: Now | None) -> Tensor:
         per = MICROSECONDS[self.unit] if self.unit else 1.0
-        now = rows.at(known.now) if self.now == "latest" else known.now
+        now = float(self.now) if known is None else rows.at(known.now)  # type: ignore[arg-type]
         return -((now - rows.x) / per - self.offset).clamp(min=0.0)
 
 

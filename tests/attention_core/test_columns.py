@@ -6,7 +6,7 @@ import polars as pl
 import pytest
 import torch
 
-from attention_core.columns import numbers, segments, series, tensor, true
+from attention_core.columns import numbers, places, segments, series, tensor, true, union
 
 
 def test_no_copy_where_it_is_one_piece_without_nulls():
@@ -76,5 +76,7 @@ def test_a_strided_tensor_goes_back():
 
 def test_segments_are_values_and_null_is_one():
     s = segments(pl.DataFrame({"g": ["b", None, "a", "", None], "h": [0.0, -0.0, 0.0, 1.0, 0.0]}))
-    assert s.keys["g"].to_list() == [None, "", "a", "b"]
-    assert s.ids.tolist() == [3, 0, 2, 1, 0]
+    whole = union([s.keys, s.keys[::-1]])
+    assert whole.rows() == [(None, 0.0), ("", 1.0), ("a", 0.0), ("b", 0.0)]
+    assert places(s.keys, whole)[s.ids].tolist() == [3, 0, 2, 1, 0]
+    assert places(pl.DataFrame({"g": ["new"], "h": [0.0]}), whole).tolist() == [-1]
