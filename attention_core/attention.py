@@ -196,13 +196,17 @@ def resolved(rules: Sequence[Rule], schema: Mapping[str, pl.DataType]) -> tuple[
         JobError: for a column that is not there, or two of the same name.
     """
     schema, heads = dict(schema), list[Head]()
-    for rule in rules:
-        for head in rule.heads(schema):
+    for i, rule in enumerate(rules):
+        try:
+            found = rule.heads(schema)
+        except JobError as error:
+            raise error.under("attention", i) from None
+        for head in found:
             heads.append(head)
             for name, dtype in types(head, schema).items():
                 if name in schema:
-                    fix = "rename: {weight: ..., weighted: ...} on the rule gives another"
-                    raise JobError(f"rule {head.rule!r}: there is a column {name!r} already; {fix}")
+                    fix = 'rename: {weight: "...", weighted: "{value}_late"} on the rule gives another'
+                    raise JobError(f"there is a column {name!r} already; {fix}", ("attention", i))
                 schema[name] = dtype
     return tuple(heads)
 
@@ -237,7 +241,7 @@ def _rule(i: int, rule: Rule | Mapping[str, Any]) -> Rule:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
-        raise JobError(f"attention[{i}]{'.' if where else ''}{where}: {first['msg']}") from None
+        raise JobError(f"{where}{': ' if where else ''}{first['msg']}", ("attention", i)) from None
 
 
 def _token(head: Head) -> str:

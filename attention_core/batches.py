@@ -98,7 +98,8 @@ def find(paths: Sequence[str], hive: bool | str = "auto") -> tuple[Batch, ...]:
         for file in files:
             name = file.relative_to(root).as_posix()
             if name in found:
-                raise JobError(f"{file} and {found[name]} would both be written to {name}; give each its own source")
+                what = f"{file} and {found[name]} would both be written to {name}; give each a job of its own"
+                raise JobError(what, ("source", "path"))
             found[name] = file
     names = sorted(found, key=natural)
     parts = {name: _partitions(name) if hive is not False else {} for name in names}
@@ -179,22 +180,22 @@ def _first_line(error: BaseException) -> str:
 def _files(path: str) -> tuple[Path, list[Path]]:
     """The root of a source's path and the files under it."""
     if "://" in path:
-        raise JobError(f"source.path: {path}: object stores cannot be read yet; name a local path")
+        raise JobError(f"{path}: object stores cannot be read yet; name a local path", ("source", "path"))
     if _WILD.search(path) and not Path(path).exists():
         before = Path(path[: _WILD.search(path).start()])  # type: ignore[union-attr]
         root = before if path[: _WILD.search(path).start()].endswith("/") else before.parent  # type: ignore[union-attr]
         files = [Path(f) for f in glob.glob(path, recursive=True) if Path(f).is_file() and not _farols(Path(f), root)]
         if not files:
-            raise JobError(f"source.path: no file matches {path}")
+            raise JobError(f"no file matches {path}", ("source", "path"))
         return root, files
     root = Path(path)
     if root.is_file():
         return root.parent, [root]
     if not root.is_dir():
-        raise JobError(f"source.path: there is no file or folder {path}")
+        raise JobError(f"there is no file or folder {path}", ("source", "path"))
     files = [f for f in root.rglob("*.parquet") if f.is_file() and not _farols(f, root)]
     if not files:
-        raise JobError(f"source.path: {path} holds no *.parquet file")
+        raise JobError(f"{path} holds no *.parquet file", ("source", "path"))
     return root, files
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from difflib import get_close_matches
+
 
 class FarolError(Exception):
     """A failure that a person can act on. Its text is the whole message: no traceback is needed to understand it."""
@@ -10,9 +13,20 @@ class FarolError(Exception):
 
 
 class JobError(FarolError):
-    """The job file or the command line is wrong, or asks for what the source cannot give (exit status 2)."""
+    """The job file or the command line is wrong, or asks for what the source cannot give (exit status 2).
+
+    at: the path of the entry in the job file, as ("attention", 1, "key"); empty where it is about none.
+    """
 
     status = 2
+
+    def __init__(self, what: str, at: tuple[str | int, ...] = ()) -> None:
+        self.what, self.at = what, at
+        super().__init__(f"{dotted(at)}: {what}" if at else what)
+
+    def under(self, *at: str | int) -> JobError:
+        """The same, of an entry that stands under another."""
+        return JobError(self.what, (*at, *self.at))
 
 
 class DataError(FarolError):
@@ -35,3 +49,21 @@ class Stopped(FarolError):
     """The run was interrupted; the sink is as it was (exit status 130)."""
 
     status = 130
+
+
+def dotted(at: Iterable[str | int]) -> str:
+    """The path of an entry as a person writes it: attention[1].score.kind."""
+    text = ""
+    for part in at:
+        text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else str(part)
+    return text
+
+
+def nearest(word: str, words: Iterable[str]) -> str:
+    """The end of a message about a word that is not known: the nearest one that is, or all there are."""
+    known = [str(w) for w in words]
+    near = get_close_matches(word, known, 1, 0.6)
+    if near:
+        return f"; did you mean {near[0]!r}?"
+    shown = ", ".join(known[:20]) + (f" and {len(known) - 20} more" if len(known) > 20 else "")
+    return f"; there are {shown}" if known else "; there are none"

@@ -1,21 +1,23 @@
-"""An entry of the job file's `attention:`, a rule, and the heads that it means for the columns at hand."""
+"""The job file: where from, where to, which rules; and the heads that a rule means for the columns at hand."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from difflib import get_close_matches
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 import polars as pl
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field, ValidationInfo, field_validator, model_validator
 
 from attention_core import scores, weights
 from attention_core.adjust import Clip, Scale
+from attention_core.batches import Compression
 from attention_core.contract import Kind
-from attention_core.errors import JobError
+from attention_core.errors import JobError, nearest
 from attention_core.frozen import Frozen
 from attention_core.head import Head, Over
+from attention_core.health import MEASURES
 from attention_core.kinds import Score, Weight, catalogue, union
 from attention_core.sql import columns_of, row_expression
 
@@ -95,11 +97,22 @@ class Rule(Frozen):
     apply: Literal["multiply", "weights", "none"] = "multiply"
     rename: Rename = Rename()
 
+    @field_validator("mask", "fit")
+    @classmethod
+    def _of_its_row(cls, sql: str | None) -> str | None:
+        if sql is not None:
+            row_expression(sql)
+        return sql
+
+    @field_validator("clip")
+    @classmethod
+    def _in_order(cls, clip: tuple[float, float] | None) -> tuple[float, float] | None:
+        if clip is not None:
+            Clip(low=clip[0], high=clip[1])
+        return clip
+
     @model_validator(mode="after")
     def _hangs_together(self) -> Self:
-        for sql in (self.mask, self.fit):
-            if sql is not None:
-                row_expression(sql)
         keyless = self.score.keyless
         if keyless and self.key is not None:
             raise ValueError(f"{self.score.word} takes no key; it reads the columns that it names")
@@ -116,6 +129,10 @@ class Rule(Frozen):
         if self.over == "row" and keyless:
             raise ValueError("over: row shares attention among the key columns of a row, and this rule has no key")
         return self
+
+    def title(self) -> str | None:
+        """What the rule is called: its name, or its one key."""
+        return self.name or (self.key if isinstance(self.key, str) else None)
 
     def kinds(self, score: Kind[Any]) -> tuple[Kind[Any], ...]:
         """The chain of kinds that makes weights of keys."""
@@ -205,9 +222,156 @@ class Rule(Frozen):
     def _known(self, columns: Any, where: str, schema: Mapping[str, pl.DataType]) -> None:
         for column in columns:
             if column not in schema:
-                near = get_close_matches(column, list(schema), 1)
-                hint = f"; did you mean {near[0]!r}?" if near else f"; there are {', '.join(schema)}"
-                raise self._wrong(where, f"no column {column!r}{hint}")
+                raise self._wrong(where, f"no column {column!r}{nearest(column, schema)}")
 
     def _wrong(self, where: str, what: str) -> JobError:
-        return JobError(f"rule {self.name or self.key!r}: {where}: {what}")
+        return JobError(what, tuple(where.split(".")))
+
+
+class Source(Frozen):
+    """Where the batches are: a file, a folder (searched for *.parquet), a glob, or a list of these."""
+
+    path: str | tuple[str, ...]
+    hive: Literal["auto"] | bool = "auto"
+    where: str | None = None
+    drift: Literal["strict"] = "strict"
+
+    @field_validator("path")
+    @classmethod
+    def _from_its_folder(cls, path: str | tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        paths = (path,) if isinstance(path, str) else path
+        return tuple(p if "://" in p else str(_based(p, "source.path", info)) for p in paths)
+
+    @field_validator("where")
+    @classmethod
+    def _of_its_folders(cls, where: str | None) -> str | None:
+        if where is not None:
+            row_expression(where)
+        return where
+
+    def paths(self) -> tuple[str, ...]:
+        return (self.path,) if isinstance(self.path, str) else self.path
+
+
+class Except(Frozen):
+    """All columns but these."""
+
+    exclude: tuple[str, ...] = Field(alias="except")
+
+
+class Sink(Frozen):
+    """Where the rows go: which columns, how compressed, and what becomes of outputs whose input is gone."""
+
+    path: Path
+    columns: Literal["all", "added"] | tuple[str, ...] | Except = "all"
+    compression: Compression = "zstd"
+    gone: Literal["refuse", "keep", "remove"] = "refuse"
+    work: Path | None = None
+
+    @field_validator("path", "work")
+    @classmethod
+    def _from_its_folder(cls, path: Path | None, info: ValidationInfo) -> Path | None:
+        if path is None:
+            return None
+        if "://" in str(path) or str(path).startswith(("s3:/", "gs:/", "az:/")):
+            raise ValueError(f"{path}: object stores cannot be written yet; name a local folder")
+        return _based(path, f"sink.{info.field_name}", info)
+
+    def options(self) -> str:
+        """The identity of what decides how rows are written."""
+        return self.model_copy(update={"path": None, "work": None, "gone": "refuse"}).digest()
+
+    def written(self, schema: Mapping[str, pl.DataType], added: Mapping[str, pl.DataType]) -> list[str]:
+        """The columns of the outputs, of those of the input and those that the rules add.
+
+        Raises:
+            JobError: for a column that is not among them.
+        """
+        every = [*schema, *added]
+        match self.columns:
+            case "all":
+                return every
+            case "added":
+                return list(added)
+            case Except():
+                named, kept = self.columns.exclude, [c for c in every if c not in self.columns.exclude]
+            case _:
+                named, kept = tuple(self.columns), list(self.columns)
+        for column in named:
+            if column not in every:
+                raise JobError(f"no column {column!r}{nearest(column, every)}", ("sink", "columns"))
+        return kept
+
+
+class Bound(Frozen):
+    """At least, and at most."""
+
+    min: float | None = None
+    max: float | None = None
+
+
+class Job(Frozen):
+    """One job file."""
+
+    name: str = Field(min_length=1)
+    source: Source
+    sink: Sink
+    attention: tuple[Rule, ...] = Field(min_length=1)
+    expect: dict[str, dict[str, Bound]] = {}
+    statistics: Literal["fresh"] = "fresh"
+    chunk_rows: Literal["auto"] | int = "auto"
+    workers: Literal["auto"] | int = "auto"
+    device: str = "auto"
+
+    @field_validator("device")
+    @classmethod
+    def _of_a_known_sort(cls, device: str) -> str:
+        if not re.fullmatch(r"auto|cpu|cuda(:[0-9]+)?", device):
+            raise ValueError(f"{device!r} is not auto, cpu, cuda or cuda:N")
+        return device
+
+    @field_validator("chunk_rows", "workers")
+    @classmethod
+    def _at_least_one(cls, number: str | int) -> str | int:
+        if isinstance(number, int) and number < 1:
+            raise ValueError(f"must be auto or at least 1, not {number}")
+        return number
+
+    @model_validator(mode="after")
+    def _names_hold(self) -> Self:
+        names = [name for rule in self.attention if (name := rule.title()) is not None]
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(f"two rules are called {name!r}; give one of them another name:")
+            if name == "source":
+                raise ValueError("no rule can be called 'source'")
+        for rule, bounds in self.expect.items():
+            if rule not in (*names, "source"):
+                raise ValueError(f"expect: no rule {rule!r}{nearest(rule, [*names, 'source'])}")
+            known = ("batches", "rows") if rule == "source" else MEASURES
+            for measure in bounds:
+                if measure not in known:
+                    raise ValueError(f"expect.{rule}: {measure!r} is not measured{nearest(measure, known)}")
+        return self
+
+    def work(self) -> Path:
+        """The work folder."""
+        return self.sink.work or self.sink.path.with_name(self.sink.path.name + ".farol")
+
+
+def _based(path: str | Path, where: str, info: ValidationInfo) -> Path:
+    """A path relative to what its place in the job file says: the file's folder, or the working directory."""
+    base = (info.context or {}).get("base")
+    root: Path = base(where) if base is not None else Path.cwd()
+    return Path(*(root / path).parts) if ".." not in Path(path).parts else Path(_plain(root / path))
+
+
+def _plain(path: Path) -> str:
+    """Without `..`, and without looking at links."""
+    parts: list[str] = []
+    for part in path.parts:
+        if part == "..":
+            parts.pop() if len(parts) > 1 else None
+        else:
+            parts.append(part)
+    return str(Path(*parts))

@@ -1,0 +1,104 @@
+"""What the weights of a column look like: a state that merges like any other."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import polars as pl
+import torch
+from torch import Tensor
+
+from attention_core.columns import numbers
+from attention_core.sums import BLOCK, Sums
+
+MEASURES = ("null_fraction", "nan_fraction", "min", "mean", "max", "sum", "zero_share", "largest_share", "entropy",
+            "effective_sample_size")  # fmt: skip
+
+
+@dataclass(frozen=True, eq=False)
+class Health:
+    """Of some weights: how many rows, nulls, NaN and zeros; extents; Σw, Σw² and Σw·ln w over the finite ones."""
+
+    rows: int
+    nulls: int
+    nans: int
+    zeros: int
+    low: float
+    high: float
+    sums: tuple[Sums, Sums, Sums]
+
+    @staticmethod
+    def of(weights: pl.Series) -> Health:
+        """The health of a column of weights."""
+        found = numbers(weights)
+        w = found.x if found.ok is None else found.x[found.ok]
+        nans = 0 if found.nan is None else int(found.nan.sum())
+        low, high = (float(v) for v in w.aminmax()) if len(w) else (math.inf, -math.inf)
+        if max(abs(low), abs(high)) > 1e150 and len(w):
+            w = w[w.abs() <= 1e150]  # whose squares can be summed
+        total: tuple[Sums, Sums, Sums] | None = None
+        zeros = 0
+        for block in torch.split(w, BLOCK) if len(w) else [w]:
+            zeros += int((block == 0).sum())
+            sums = (_sum(block), _sum(block * block), _sum(torch.special.xlogy(block, block.clamp(min=5e-324))))
+            total = sums if total is None else _added(total, sums)
+        assert total is not None
+        return Health(len(weights), weights.null_count(), nans, zeros, low + 0.0, high + 0.0, total)
+
+    def __add__(self, other: Health) -> Health:
+        return Health(
+            self.rows + other.rows,
+            self.nulls + other.nulls,
+            self.nans + other.nans,
+            self.zeros + other.zeros,
+            min(self.low, other.low),
+            max(self.high, other.high),
+            _added(self.sums, other.sums),
+        )
+
+    def summary(self) -> dict[str, float | int | None]:
+        """The measures; None where they have no value, as of no weights.
+
+        entropy: −Σp·ln p with p = w/Σw, in nats. effective_sample_size: Kish's (Σw)²/Σw².
+        """
+        n = self.rows - self.nulls - self.nans
+        total, squares, logs = (float(s.value()) for s in self.sums)
+        positive = n > 0 and self.low >= 0 and total > 0
+        return {
+            "rows": self.rows,
+            "nulls": self.nulls,
+            "nans": self.nans,
+            "null_fraction": self.nulls / self.rows if self.rows else None,
+            "nan_fraction": self.nans / self.rows if self.rows else None,
+            "min": self.low if n else None,
+            "mean": total / n if n else None,
+            "max": self.high if n else None,
+            "sum": total if n else None,
+            "zero_share": self.zeros / n if n else None,
+            "largest_share": self.high / total if positive else None,
+            "entropy": math.log(total) - logs / total if positive else None,
+            "effective_sample_size": total * total / squares if squares > 0 else None,
+        }
+
+    def plain(self) -> dict[str, object]:
+        """The state as plain data, for a file's footer."""
+        sums = [[s.top.tolist(), s.low.tolist(), s.high.tolist()] for s in self.sums]
+        extents = [v.hex() for v in (self.low, self.high)]
+        return {"counts": [self.rows, self.nulls, self.nans, self.zeros], "extents": extents, "sums": sums}
+
+    @staticmethod
+    def from_plain(plain: dict[str, object]) -> Health:
+        """The state that `plain` gave."""
+        low, high = (float.fromhex(v) for v in plain["extents"])  # type: ignore[attr-defined]
+        a, b, c = (Sums(*(torch.tensor(v) for v in s)) for s in plain["sums"])  # type: ignore[attr-defined]
+        rows, nulls, nans, zeros = (int(v) for v in plain["counts"])  # type: ignore[attr-defined]
+        return Health(rows, nulls, nans, zeros, low, high, (a, b, c))
+
+
+def _sum(x: Tensor) -> Sums:
+    return Sums.of(x, None, 1)
+
+
+def _added(a: tuple[Sums, Sums, Sums], b: tuple[Sums, Sums, Sums]) -> tuple[Sums, Sums, Sums]:
+    return (a[0] + b[0], a[1] + b[1], a[2] + b[2])

@@ -1,0 +1,360 @@
+"""YAML in, a checked value out; every error says the line, the column, the entry, what is wrong, and the fix."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import UnionType
+from typing import Any, Generic, TypeVar, Union, get_args, get_origin
+
+from pydantic import BaseModel, ValidationError
+from ruamel.yaml import YAML
+from ruamel.yaml.error import MarkedYAMLError, YAMLError
+from ruamel.yaml.nodes import MappingNode, ScalarNode, SequenceNode
+
+from attention_core.errors import JobError, dotted, nearest
+
+M = TypeVar("M", bound=BaseModel)
+At = tuple[str | int, ...]
+
+MOST_NODES = 100_000  # a file that says more is no job, but a few aliases of aliases
+MOST_ERRORS = 10
+_TAG = "tag:yaml.org,2002:"
+_VARIABLE = re.compile(r"\$\$|\$\{([^}]*)\}|\$(?=\{)")
+_STEP = re.compile(r"([^.\[\]]+)|\[(\d+)\]")
+_WRONG_TYPE = ("_type", "_parsing", "_from_float", "is_instance_of", "literal_error", "none_required")
+
+
+@dataclass
+class Node:
+    """A value of the file and where it stands: `value` is a mapping or a list of nodes, or plain data."""
+
+    value: Any
+    where: str
+    keys: dict[str, str]
+
+    def inside(self) -> dict[str | int, Node]:
+        """What stands in it, by key or by number."""
+        if isinstance(self.value, list):
+            return dict(enumerate(self.value))
+        return dict(self.value) if isinstance(self.value, dict) else {}
+
+    def plain(self) -> Any:
+        if isinstance(self.value, dict):
+            return {key: node.plain() for key, node in self.value.items()}
+        return [node.plain() for node in self.value] if isinstance(self.value, list) else self.value
+
+
+@dataclass(frozen=True)
+class Loaded(Generic[M]):
+    """A checked job file, which can still say where its entries stand."""
+
+    value: M
+    root: Node
+
+    def located(self, error: JobError) -> JobError:
+        """The error with the line and column of its entry, or of what stands nearest above it."""
+        return JobError(f"{_where(self.root, error.at)}: {error}") if error.at else error
+
+
+def load(path: Path, model: type[M], overrides: Sequence[str] = ()) -> Loaded[M]:
+    """Reads a YAML 1.2 file, fills in ${NAME} from the environment, and checks it against a model.
+
+    overrides: `dotted.path=value` each, the value in YAML; paths in them are relative to the working directory.
+
+    Raises:
+        JobError: one line for each thing that is wrong, ten at most.
+    """
+    root = _read(path)
+    replaced = [_override(root, text) for text in overrides]
+    folder = path.absolute().parent
+
+    def base(entry: str) -> Path:
+        mine = any(entry == r or entry.startswith((f"{r}.", f"{r}[")) for r in replaced)
+        return Path.cwd() if mine else folder
+
+    try:
+        return Loaded(model.model_validate(root.plain(), context={"base": base}), root)
+    except ValidationError as error:
+        raise JobError("\n".join(_lines(error, model, root))) from None
+
+
+def _read(path: Path) -> Node:
+    try:
+        text = path.read_bytes().decode()
+    except UnicodeDecodeError as error:
+        raise JobError(f"{path}: not a job file: byte {error.start} is not UTF-8 text") from None
+    except OSError as error:
+        raise JobError(f"{path}: cannot be read: {error.strerror}") from None
+    root = _parsed(text, path.name)
+    if not isinstance(root.value, dict):
+        raise JobError(
+            f"{path.name}:1:1: a job file holds `name:`, `source:`, `sink:` and `attention:`, this one no such"
+        )
+    return root
+
+
+def _parsed(text: str, name: str) -> Node:
+    try:
+        yaml = YAML(typ="safe", pure=True)
+        composed = yaml.compose(text)
+    except MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        where = f"{name}:{mark.line + 1}:{mark.column + 1}" if mark else name
+        raise JobError(f"{where}: not YAML: {error.problem or error.context}") from None
+    except (YAMLError, ValueError, RecursionError) as error:
+        raise JobError(f"{name}: not YAML: {_printable(str(error).splitlines()[0])}") from None
+    if composed is None:
+        return Node(None, f"{name}:1:1", {})
+    return _Reader(name, yaml).node(composed, ())
+
+
+class _Reader:
+    """Makes nodes of what YAML composed."""
+
+    def __init__(self, name: str, yaml: YAML) -> None:
+        self.name, self.yaml, self.seen = name, yaml, 0
+
+    def node(self, composed: Any, above: tuple[int, ...]) -> Node:
+        where = f"{self.name}:{composed.start_mark.line + 1}:{composed.start_mark.column + 1}"
+        self.seen += 1
+        if self.seen > MOST_NODES or id(composed) in above or len(above) > 100:
+            raise JobError(f"{where}: an alias makes the file refer to itself, or very long; write it out")
+        within = (*above, id(composed))
+        match composed:
+            case MappingNode() if composed.tag == _TAG + "map":
+                return self._mapping(composed, where, within)
+            case SequenceNode() if composed.tag == _TAG + "seq":
+                return Node([self.node(item, within) for item in composed.value], where, {})
+            case ScalarNode():
+                return Node(self._scalar(composed, where), where, {})
+        raise JobError(f"{where}: the tag {_printable(str(composed.tag))} has no meaning here; leave it out")
+
+    def _mapping(self, composed: MappingNode, where: str, within: tuple[int, ...]) -> Node:
+        found, keys = dict[str, Node](), dict[str, str]()
+        for key, value in composed.value:
+            at = f"{self.name}:{key.start_mark.line + 1}:{key.start_mark.column + 1}"
+            if not isinstance(key, ScalarNode):
+                raise JobError(f"{at}: a key must be a word")
+            if key.value in found:
+                raise JobError(f"{at}: {_printable(key.value)!r} is here twice; the first is at {keys[key.value]}")
+            keys[key.value] = at
+            found[key.value] = self.node(value, within)
+        return Node(found, where, keys)
+
+    def _scalar(self, composed: ScalarNode, where: str) -> Any:
+        tag = str(composed.tag).removeprefix(_TAG)
+        if tag in ("str", "timestamp"):  # times are read by whoever wants one, with their zone
+            return _filled(composed.value, where)
+        if tag in ("int", "float", "bool", "null"):
+            try:
+                return self.yaml.constructor.construct_object(composed)
+            except (ValueError, OverflowError) as error:
+                raise JobError(f"{where}: {_printable(composed.value)}: {error}") from None
+        raise JobError(f"{where}: the tag {_printable(tag)} has no meaning here; leave it out")
+
+
+def _filled(text: str, where: str) -> str:
+    """The text with ${NAME} from the environment; $${ stands for ${ itself."""
+
+    def one(found: re.Match[str]) -> str:
+        if found[0] == "$$":
+            return "$"
+        if found[1] is None:
+            raise JobError(f"{where}: ${{ without an end; write ${{NAME}}, or $${{ for the text itself")
+        if found[1] not in os.environ:
+            fix = f"set it, as in `export {found[1]}=...`" if found[1].isidentifier() else "write ${NAME}"
+            raise JobError(f"{where}: the environment variable {_printable(found[1])!r} is not set; {fix}")
+        return os.environ[found[1]]
+
+    return _VARIABLE.sub(one, text)
+
+
+def _override(root: Node, text: str) -> str:
+    """Puts `dotted.path=value` into the tree; returns the path."""
+    entry, equals, value = text.partition("=")
+    steps = [name or int(number) for name, number in _STEP.findall(entry)]
+    if not equals or not steps or dotted(steps) != entry:
+        raise JobError(f"--set {_printable(text)}: write it as path=value, as in --set sink.path=out")
+    node = root
+    for step, ahead in zip(steps, [*steps[1:], None], strict=True):
+        last = _parsed(value, f"--set {entry}") if ahead is None else None
+        node = _put(node, step, last, f"--set {entry}")
+    return entry
+
+
+def _put(node: Node, step: str | int, last: Node | None, where: str) -> Node:
+    if isinstance(step, int):
+        if not isinstance(node.value, list) or step >= len(node.value):
+            raise JobError(f"{where}: the job file has no entry {step} there")
+        if last is not None:
+            node.value[step] = Node(last.value, where, last.keys)
+        return node.value[step]  # type: ignore[no-any-return]
+    if isinstance(node.value, str):  # a bare word is {kind: word}
+        node.value = {"kind": Node(node.value, node.where, {})}
+    if not isinstance(node.value, dict):
+        node.value, node.keys = {}, {}
+    if last is not None or step not in node.value:
+        node.value[step] = Node(last.value, where, last.keys) if last is not None else Node({}, where, {})
+        node.keys[step] = where
+    return node.value[step]  # type: ignore[no-any-return]
+
+
+def _lines(error: ValidationError, model: type[BaseModel], root: Node) -> list[str]:
+    """One line for each entry that is wrong, in the order of the file."""
+    found: dict[At, list[Any]] = {}
+    for one in error.errors():
+        found.setdefault(_real(one["loc"], root, one["type"]), []).append(one)
+    deep = [at for at in found if not all(_is_type(e) for e in found[at])]
+    told = {}
+    for at, errors in found.items():
+        below = [d for d in deep if len(d) > len(at) and d[: len(at)] == at]
+        if below and all(_is_type(e) for e in errors):
+            continue  # a form of the entry that was not meant
+        unknown = errors[0]["type"] == "extra_forbidden"
+        entry = f"{dotted(at)}: " if at else ""
+        told[at] = f"{_where(root, at, unknown)}: {entry}{_printable(_said(errors, at, model, root))}"
+    lines = list(told.values())
+    more = [f"and {len(lines) - MOST_ERRORS} more"] if len(lines) > MOST_ERRORS else []
+    return lines[:MOST_ERRORS] + more
+
+
+def _real(loc: Sequence[str | int], root: Node, kind: str) -> At:
+    """A path of the file, from one that also names the forms that were tried."""
+    node = root
+    at: list[str | int] = []
+    for i, step in enumerate(loc):
+        if step in node.inside():
+            node = node.inside()[step]
+            at.append(step)
+        elif kind == "missing" and i == len(loc) - 1:
+            at.append(step)
+    if kind.startswith("union_tag") and "kind" in node.inside():
+        at.append("kind")
+    return tuple(at)
+
+
+def _is_type(error: Any) -> bool:
+    return str(error["type"]).endswith(_WRONG_TYPE)
+
+
+def _said(errors: list[Any], at: At, model: type[BaseModel], root: Node) -> str:
+    """What is wrong with one entry, from what each form of it says."""
+    first = next((e for e in errors if not _is_type(e)), errors[0])
+    given, context = first["input"], first.get("ctx", {})
+    match first["type"]:
+        case "extra_forbidden":
+            return f"not known here{nearest(str(at[-1]), _names(model, first['loc'][:-1]))}"
+        case "missing":
+            return "is missing"
+        case "union_tag_invalid":
+            what = str(at[-2] if at[-1] == "kind" else at[-1])
+            known = [w.strip("' ") for w in context["expected_tags"].split(",")]
+            return f"{context['tag']!r} is not a {what}{nearest(context['tag'], known)}"
+        case "union_tag_not_found":
+            return "needs a kind, as in {kind: ...}"
+        case "value_error":
+            return str(context["error"])
+        case _ if _is_type(first):
+            return (
+                f"{_short(given)} is not {' or '.join(dict.fromkeys(w for e in errors for w in _wanted(e)))}"
+                + _advice(given, errors)
+            )
+    return f"{first['msg'][0].lower()}{first['msg'][1:]}"
+
+
+def _wanted(error: Any) -> list[str]:
+    kind, context = str(error["type"]), error.get("ctx", {})
+    if kind == "literal_error":
+        return [w.strip("' ") for w in re.split(r",| or ", context["expected"])]
+    words = {
+        "string_type": "a text", "tuple_type": "a list", "model_type": "a mapping", "dict_type": "a mapping",
+        "float_type": "a number", "float_parsing": "a number", "int_type": "a whole number",
+        "int_parsing": "a whole number", "int_from_float": "a whole number", "bool_type": "true or false",
+        "bool_parsing": "true or false", "datetime_type": "a timestamp", "datetime_parsing": "a timestamp",
+        "date_type": "a date", "date_parsing": "a date", "path_type": "a path",
+    }  # fmt: skip
+    for start, word in words.items():
+        if kind.startswith(start):
+            return [word]
+    return ["a timestamp"] if kind.startswith(("date", "datetime")) else [str(error["msg"])]
+
+
+def _advice(given: Any, errors: list[Any]) -> str:
+    words = [w for e in errors if e["type"] == "literal_error" for w in _wanted(e)]
+    near = nearest(given, words) if isinstance(given, str) and words else ""
+    if not near.startswith("; did"):
+        near = ""
+    if not isinstance(given, str) and any(e["type"] == "string_type" for e in errors):
+        return '; put it in quotes, "' + str(given) + '"' if isinstance(given, int | float) else near
+    return near
+
+
+def _names(model: Any, loc: Sequence[str | int]) -> list[str]:
+    """The fields of the model that stands at a path of pydantic's."""
+    forms = [model]
+    for step in loc:
+        forms = (
+            [inner for form in forms for inner in _inside(form, step)]
+            or [f for f in forms if _called(f, step)]
+            or forms
+        )
+    models = [f for f in forms if isinstance(f, type) and issubclass(f, BaseModel)]
+    return [field.alias or name for m in models for name, field in m.model_fields.items()]
+
+
+def _inside(form: Any, step: str | int) -> list[Any]:
+    """The forms that a field, an item or a value of this form can have."""
+    if isinstance(form, type) and issubclass(form, BaseModel):
+        fields = {f.alias or name: f for name, f in form.model_fields.items()}
+        return _forms(fields[step].annotation) if step in fields else []
+    arguments = get_args(form)
+    origin = get_origin(form)
+    if origin is dict:
+        return _forms(arguments[1])
+    return _forms(arguments[0]) if origin is tuple and isinstance(step, int) else []
+
+
+def _forms(annotation: Any) -> list[Any]:
+    if get_origin(annotation) in (Union, UnionType):
+        return [form for argument in get_args(annotation) for form in _forms(argument)]
+    if hasattr(annotation, "__metadata__"):
+        return _forms(get_args(annotation)[0])
+    return [annotation]
+
+
+def _called(form: Any, step: str | int) -> bool:
+    if not (isinstance(form, type) and issubclass(form, BaseModel)):
+        return False
+    kind = form.model_fields.get("kind")
+    return form.__name__ == step or (kind is not None and kind.default == step)
+
+
+def _where(root: Node, at: At, key: bool = False) -> str:
+    """Line and column of an entry, of its key if asked; where it is not there, of what stands above it."""
+    node, where = root, root.where
+    for i, step in enumerate(at):
+        inside = node.inside()
+        if step not in inside:
+            return where
+        if key and i == len(at) - 1:
+            return node.keys[str(step)]
+        node = inside[step]
+        where = node.where
+    return where
+
+
+def _short(given: Any) -> str:
+    match given:
+        case None | bool():
+            text = {None: "null", True: "true", False: "false"}[given]
+        case _:
+            text = repr(given)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _printable(text: str) -> str:
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)

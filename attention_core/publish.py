@@ -1,0 +1,161 @@
+"""From staging to its place: the lock, the staging folder, the journal, and the renames."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from attention_core.errors import DataError, FarolError, JobError, SinkBusy
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a job's outputs live: the sink, and the work folder beside it."""
+
+    sink: Path
+    work: Path
+
+    def staged(self, name: str) -> Path:
+        """A finished output that is not published yet; its name does not end in .parquet, so nobody reads it."""
+        return self.work / "staging" / f"{name}.staged"
+
+    def unfinished(self, name: str) -> Path:
+        return self.work / "staging" / f"{name}.part"
+
+    def output(self, name: str) -> Path:
+        return self.sink / name
+
+    @property
+    def journal(self) -> Path:
+        return self.work / "journal.json"
+
+    @property
+    def published(self) -> Path:
+        return self.work / "published.json"
+
+    def last(self) -> dict[str, Any]:
+        """What the last run published; empty where none did."""
+        try:
+            return dict(json.loads(self.published.read_text()))
+        except (OSError, ValueError):
+            return {}
+
+    def outputs(self) -> list[str]:
+        """The names of all files in the sink."""
+        if not self.sink.is_dir():
+            return []
+        return sorted(f.relative_to(self.sink).as_posix() for f in self.sink.rglob("*.parquet") if f.is_file())
+
+    def checked(self) -> Place:
+        """This place, if staged files can be renamed into it.
+
+        Raises:
+            JobError: where they cannot.
+        """
+        sink, work = _existing(self.sink), _existing(self.work)
+        if self.sink.exists() and not self.sink.is_dir():
+            raise JobError(f"{self.sink} is a file; name a folder", ("sink", "path"))
+        if sink.stat().st_dev != work.stat().st_dev:
+            what = f"{self.work} is on another file system than the sink; sink.work: names a folder on the same"
+            raise JobError(what, ("sink", "work"))
+        if not os.access(sink, os.W_OK):
+            raise DataError(f"{sink}: cannot be written to; change its permissions or sink.path")
+        return self
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Holds the sink while it is written to, after finishing what an interrupted run left.
+
+        Raises:
+            SinkBusy: while another run holds it.
+        """
+        with writing(self.work):
+            self.work.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(self.work / "lock", timeout=0)
+        try:
+            lock.acquire()
+        except Timeout:
+            raise SinkBusy(f"{self.sink}: another run holds this sink; wait for it, or give this job its own") from None
+        try:
+            self.recover()
+            yield
+        finally:
+            lock.release()
+
+    def keep_finished(self, unfinished: Path, name: str) -> None:
+        """Marks an output as whole."""
+        os.replace(unfinished, self.staged(name))
+        _sync(self.staged(name).parent)
+
+    def publish(self, moves: Sequence[str], removes: Sequence[str], published: Mapping[str, Any]) -> None:
+        """Renames staged outputs into their places; if interrupted, the next run finishes it."""
+        with writing(self.sink):
+            self.sink.mkdir(parents=True, exist_ok=True)
+            told = {"moves": list(moves), "removes": list(removes), "published": dict(published)}
+            write_whole(self.journal, json.dumps(told))
+            self.recover()
+
+    def recover(self) -> None:
+        """Finishes a publish that the journal tells of."""
+        if not self.journal.is_file():
+            return
+        told = json.loads(self.journal.read_text())
+        folders = {self.sink}
+        for name in told["moves"]:
+            output = self.output(name)
+            if self.staged(name).is_file():
+                output.parent.mkdir(parents=True, exist_ok=True)
+                os.replace(self.staged(name), output)
+            folders |= {p for p in output.parents if p.is_relative_to(self.sink)}
+        for name in told["removes"]:
+            self.output(name).unlink(missing_ok=True)
+            folders.add(self.output(name).parent)
+        for folder in folders:
+            if folder.is_dir():
+                _sync(folder)
+        write_whole(self.published, json.dumps(told["published"], indent=1, sort_keys=True))
+        self.journal.unlink()
+        shutil.rmtree(self.work / "staging", ignore_errors=True)
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Writes a small file so that it is there whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(path.name + ".part")
+    with part.open("w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(part, path)
+    _sync(path.parent)
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turns what the file system refuses into one line."""
+    try:
+        yield
+    except FarolError:
+        raise
+    except OSError as error:
+        raise DataError(f"{error.filename or path}: cannot be written: {error.strerror or error}") from error
+
+
+def _existing(path: Path) -> Path:
+    return next(p for p in (path, *path.parents) if p.exists())
+
+
+def _sync(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

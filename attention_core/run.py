@@ -1,0 +1,434 @@
+"""A whole run: plan → fit → apply → publish. It needs no Prefect; the flow wraps these steps in tasks."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import polars as pl
+
+from attention_core import batches
+from attention_core.attention import Look, Statistics, fit, hidden, one_thread, passes, resolved, types
+from attention_core.batches import Batch
+from attention_core.errors import DataError, ExpectationMissed, JobError, Stopped, nearest
+from attention_core.frozen import digest
+from attention_core.head import Head
+from attention_core.health import Health
+from attention_core.job import Job
+from attention_core.jobfile import load
+from attention_core.ledger import Entry, Fingerprint, Footer, compare, versions
+from attention_core.publish import Place, write_whole
+from attention_core.sql import row_expression
+
+T = TypeVar("T")
+R = TypeVar("R")
+Map = Callable[[Callable[[T], R], Sequence[T]], list[R]]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What would be done, and why."""
+
+    entries: tuple[Entry, ...]
+    gone: tuple[str, ...]
+    passes: int
+    schema: Mapping[str, pl.DataType]
+    other_versions: int
+
+    @property
+    def nothing(self) -> bool:
+        """Whether all is done."""
+        return not self.gone and all(e.status == "done" for e in self.entries)
+
+    def counts(self) -> dict[str, int]:
+        """How many batches there are of each status."""
+        found = [e.status for e in self.entries] + ["gone"] * len(self.gone)
+        return {status: found.count(status) for status in dict.fromkeys(found)}
+
+
+@dataclass
+class Run:
+    """One run of a job over its source as it was found."""
+
+    job: Job
+    batches: tuple[Batch, ...]
+    left_out: tuple[str, ...]
+    heads: tuple[Head, ...]
+    columns: Mapping[str, pl.DataType]
+    place: Place
+    stop: threading.Event = field(default_factory=threading.Event)
+    watch: Callable[[int], None] = lambda rows: None
+    began: float = field(default_factory=time.time)
+    look: Look = field(init=False)
+
+    def __post_init__(self) -> None:
+        chunk_rows = None if self.job.chunk_rows == "auto" else int(self.job.chunk_rows)
+        self.look = Look(self.heads, chunk_rows, self.stop.is_set)
+
+    @staticmethod
+    def of(job: Job, **how: Any) -> Run:
+        """Finds the batches of a job and holds its rules against their columns; nothing is read but footers.
+
+        Raises:
+            JobError: where the source, the sink and the rules do not fit each other.
+        """
+        found = batches.find(job.source.paths(), job.source.hive)
+        chosen = _chosen(found, job.source.where)
+        place = Place(job.sink.path, job.work())
+        _apart(job, place)
+        columns = _one_schema(chosen)
+        heads = resolved(job.attention, columns)
+        run = Run(job, chosen, tuple(b.name for b in found if b not in chosen), heads, columns, place, **how)
+        run.output_columns()
+        return run
+
+    @property
+    def rules(self) -> str:
+        """The identity of the rules, as they are resolved."""
+        return digest(tuple(self.heads))
+
+    @property
+    def workers(self) -> int:
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        return cores if self.job.workers == "auto" else int(self.job.workers)
+
+    def added(self) -> dict[str, pl.DataType]:
+        """The columns that the rules add and that are written."""
+        schema = dict(self.columns)
+        for head in self.heads:
+            schema |= types(head, schema)
+        unseen = hidden(self.heads)
+        return {name: dtype for name, dtype in schema.items() if name not in self.columns and name not in unseen}
+
+    def output_columns(self) -> list[str]:
+        """The columns of the outputs; partitions are in the folders' names only."""
+        names = self.job.sink.written(self.columns, self.added())
+        return [n for n in names if n not in self.batches[0].partitions]
+
+    def plan(self, hashed: Mapping[str, Fingerprint] | None = None) -> Plan:
+        """Compares the batches with the outputs; footers are read, and inputs hashed only if `hashed` has them."""
+        last = self.place.last()
+        seen = {name: Fingerprint(**f) for name, f in last.get("batches", {}).items()}
+        entries, footers = [], []
+        for batch in self.batches:
+            now = (hashed or {}).get(batch.name) or Fingerprint.of(batch.path)
+            footer = Footer.read(self.place.output(batch.name))
+            footers.append(footer)
+            options = self.job.sink.options()
+            entries.append(compare(batch.name, now, footer, seen.get(batch.name), self.rules, options))
+        gone = self._gone()
+        if any(head.asks() for head in self.heads):
+            whole = all(e.status == "done" for e in entries) and not gone
+            fitted = last.get("rules") == self.rules and set(seen) == {b.name for b in self.batches}
+            fitted = fitted and all(f and last["statistics"].get(f.name) == f.statistics for f in footers)
+            if not (whole and fitted):
+                entries = [Entry(e.name, "depends on the fit") if e.status == "done" else e for e in entries]
+        other = sum(1 for f in footers if f is not None and dict(f.versions) != versions())
+        return Plan(tuple(entries), gone, passes(self.heads, self.columns), self._output_schema(), other)
+
+    def hash(self, plan: Plan, each: Map[Batch, Fingerprint]) -> dict[str, Fingerprint]:
+        """The fingerprints of all batches that are not known to be done, their content hashed."""
+        last = {n: Fingerprint(**f) for n, f in self.place.last().get("batches", {}).items()}
+        return dict(zip((b.name for b in self.batches), each(lambda b: _hashed(b, last), self.batches), strict=True))
+
+    def fit(self, each: Map[Any, Any]) -> Statistics:
+        """Asks all batches what the rules must know."""
+        return fit(self.look, lambda work: each(_alone(work), self.batches))
+
+    def todo(self, plan: Plan, statistics: Statistics, full: bool) -> list[Batch]:
+        """The batches whose output is not there, or not of these rules, this input and these statistics."""
+        status = {e.name: e.status for e in plan.entries}
+        return [b for b in self.batches if full or not self._stands(b, status[b.name], statistics)]
+
+    def apply(self, batch: Batch, statistics: Statistics, now: Fingerprint) -> Footer:
+        """Writes the output of one batch to staging, or finds it there from an interrupted run."""
+        digest_of = self.digest(batch, statistics)
+        staged = Footer.read(self.place.staged(batch.name))
+        if staged is not None and self._is(staged, digest_of, now):
+            self.watch(staged.rows)
+            return staged
+        if not Fingerprint.of(batch.path).untouched(now):
+            raise DataError(f"{batch.path}: changed while the run was reading it; run again when it is whole")
+        health: dict[str, Health] = {}
+        rows = batch.rows()
+
+        def said() -> Footer:
+            return self._footer(batch, now, digest_of, rows, health)
+
+        unfinished = self.place.unfinished(batch.name)
+        frames = self._frames(batch, statistics, health)
+        like = self._output_schema()
+        batches.write(frames, like, unfinished, batch, self.job.sink.compression, lambda: said().metadata())
+        if not Fingerprint.of(batch.path).untouched(now):
+            raise DataError(f"{batch.path}: changed while the run was reading it; run again when it is whole")
+        self.place.keep_finished(unfinished, batch.name)
+        return said()
+
+    def digest(self, batch: Batch, statistics: Statistics) -> str:
+        """The identity of what the rows of one batch use of the statistics."""
+        local = [statistics.of(h, self.look.segments(batch, h, statistics)) for h in self.heads if h.asks()]
+        keys = [self.look.segments(batch, h, statistics).keys for h in self.heads if h.asks()]
+        return digest((tuple(local), tuple(keys)))
+
+    def health(self) -> dict[str, Health]:
+        """The health of each weight column over the staged and the published outputs of the source."""
+        total: dict[str, Health] = {}
+        for batch in self.batches:
+            staged = Footer.read(self.place.staged(batch.name))
+            footer = staged or Footer.read(self.place.output(batch.name))
+            for column, plain in (footer.health if footer else {}).items():
+                health = Health.from_plain(plain)
+                total[column] = total[column] + health if column in total else health
+        return total
+
+    def expect(self, health: Mapping[str, Health]) -> None:
+        """Holds the job's expectations against what is about to be published.
+
+        Raises:
+            ExpectationMissed: naming every one that does not hold.
+        """
+        rows = next((h.rows for h in health.values()), 0)
+        missed = []
+        for rule, bounds in self.job.expect.items():
+            for column in ["source"] if rule == "source" else self._weights_of(rule):
+                found = {"batches": len(self.batches), "rows": rows} if rule == "source" else health[column].summary()
+                for measure, bound in bounds.items():
+                    value = found.get(measure)
+                    low, high = bound.min, bound.max
+                    if value is None or (low is not None and value < low) or (high is not None and value > high):
+                        missed.append(f"{column}: {measure} is {_short(value)}, not {_wanted(low, high)}")
+        if missed:
+            raise ExpectationMissed("nothing was published: " + "; ".join(missed))
+
+    def publish(self, done: Sequence[Footer], statistics: Statistics, inputs: Mapping[str, Fingerprint]) -> None:
+        """Moves what is staged into its place, all of it, and writes down what the sink now holds."""
+        told = {
+            "job": self.job.name,
+            "time": dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
+            "rules": self.rules,
+            "versions": versions(),
+            "batches": {name: asdict(f) for name, f in inputs.items()},
+            "statistics": {b.name: self.digest(b, statistics) for b in self.batches},
+        }
+        removes = self._gone() if self.job.sink.gone == "remove" else ()
+        self.place.publish([f.name for f in done], removes, told)
+
+    def record(self, outcome: Mapping[str, Any]) -> None:
+        """Writes what happened to the work folder's history of runs."""
+        at = dt.datetime.fromtimestamp(self.began, dt.UTC).strftime("%Y-%m-%dT%H-%M-%S.%f")
+        write_whole(self.place.work / "runs" / f"{at}.json", json.dumps(dict(outcome), indent=1))
+
+    def _frames(self, batch: Batch, statistics: Statistics, health: dict[str, Health]) -> Iterator[pl.DataFrame]:
+        names, weights = self.output_columns(), [w for h in self.heads for w in h.weights]
+        shadowed = [n for n in names if n in batch.partitions]
+        assert not shadowed
+        with one_thread():
+            for _, chunk in self.look.attended(batch, self.heads, statistics):
+                for column in weights:
+                    here = Health.of(chunk[column])
+                    health[column] = health[column] + here if column in health else here
+                yield chunk.select(names)
+                self.watch(chunk.height)
+
+    def _footer(
+        self, batch: Batch, now: Fingerprint, statistics: str, rows: int, health: Mapping[str, Health]
+    ) -> Footer:
+        plain = {column: h.plain() for column, h in health.items()}
+        return Footer(batch.name, now, self.rules, self.job.sink.options(), statistics, versions(), rows, plain)
+
+    def _is(self, footer: Footer, statistics: str, now: Fingerprint) -> bool:
+        same = (footer.rules, footer.options, footer.statistics, footer.input.hash)
+        mine = (self.rules, self.job.sink.options(), statistics, now.hash)
+        return same == mine and dict(footer.versions) == versions()
+
+    def _stands(self, batch: Batch, status: str, statistics: Statistics) -> bool:
+        if status not in ("done", "depends on the fit"):
+            return False
+        footer = Footer.read(self.place.output(batch.name))
+        return footer is not None and footer.statistics == self.digest(batch, statistics)
+
+    def _gone(self) -> tuple[str, ...]:
+        here = {b.name for b in self.batches} | set(self.left_out)
+        gone = tuple(n for n in self.place.outputs() if n not in here)
+        return () if self.job.sink.gone == "keep" else gone
+
+    def _output_schema(self) -> dict[str, pl.DataType]:
+        every = dict(self.columns) | self.added()
+        return {name: every[name] for name in self.output_columns()}
+
+    def _weights_of(self, rule: str) -> list[str]:
+        return [w for h in self.heads if h.rule == rule for w in h.weights]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a run came to."""
+
+    run: Run
+    plan: Plan
+    written: int
+    rows: int
+    seconds: float
+    health: Mapping[str, Health]
+
+
+def run(path: str | Path, overrides: Sequence[str] = (), full: bool = False, **how: Any) -> Outcome:
+    """Runs a job file from plan to publish with threads here.
+
+    Raises:
+        FarolError: one line that says what and where; the sink is then as it was.
+    """
+    return execute(opened(path, overrides, **how), full)
+
+
+def opened(path: str | Path, overrides: Sequence[str] = (), **how: Any) -> Run:
+    """The run that a job file means; its errors say the line and the column.
+
+    Raises:
+        JobError: where the file is wrong, or asks for what the source cannot give.
+    """
+    loaded = load(Path(path), Job, overrides)
+    try:
+        return Run.of(loaded.value, **how)
+    except JobError as error:
+        raise loaded.located(error) from None
+
+
+def execute(run: Run, full: bool = False) -> Outcome:
+    """Runs what is planned: fit, apply to what is not done, check what is expected, publish."""
+    began = time.monotonic()
+    plan = run.plan()
+    refuse_gone(run, plan)
+    if plan.nothing and not full:
+        return Outcome(run, plan, 0, 0, time.monotonic() - began, run.health())
+    run.place.checked()
+    with run.place.held(), threads(run) as each:
+        inputs = run.hash(plan, each)
+        plan = run.plan(inputs)
+        statistics = run.fit(each)
+        todo = run.todo(plan, statistics, full)
+        done = each(lambda b: run.apply(b, statistics, inputs[b.name]), todo)
+        health = run.health()
+        run.expect(health)
+        run.publish(done, statistics, inputs)
+        seconds = time.monotonic() - began
+        rows = sum(f.rows for f in done)
+        summary = {column: h.summary() for column, h in health.items()}
+        run.record({"job": run.job.name, "seconds": seconds, "rows": rows, "batches": len(done), "health": summary})
+    return Outcome(run, plan, len(done), rows, seconds, health)
+
+
+def refuse_gone(run: Run, plan: Plan) -> None:
+    """Stops a run before it reads, where outputs have lost their input.
+
+    Raises:
+        JobError: unless `sink.gone` says what becomes of them.
+    """
+    if plan.gone and run.job.sink.gone == "refuse":
+        raise JobError(
+            f"{len(plan.gone)} outputs have no input any more, the first of them {plan.gone[0]}; is the source whole? "
+            "If so, sink.gone: keep or remove says what becomes of them",
+            ("sink", "gone"),
+        )
+
+
+@contextmanager
+def threads(run: Run) -> Iterator[Map[Any, Any]]:
+    """Work on as many batches at once as there are workers; the first error stops the rest."""
+    with ThreadPoolExecutor(run.workers, thread_name_prefix="farol") as pool:
+
+        def each(work: Callable[[Any], Any], items: Sequence[Any]) -> list[Any]:
+            futures = [pool.submit(work, item) for item in items]
+            try:
+                return [future.result() for future in futures]
+            except BaseException:
+                run.stop.set()
+                for future in futures:
+                    future.cancel()
+                raise _first(futures) from None
+
+        yield each
+
+
+def _first(futures: Sequence[Any]) -> BaseException:
+    """The error that came first, rather than that others were stopped for it."""
+    errors = [e for f in futures if f.done() and not f.cancelled() and (e := f.exception()) is not None]
+    return next((e for e in errors if not isinstance(e, Stopped)), errors[0] if errors else Stopped("interrupted"))
+
+
+def _short(value: float | None) -> str:
+    return "not there" if value is None else f"{value:.6g}"
+
+
+def _wanted(low: float | None, high: float | None) -> str:
+    bounds = ((low, "at least"), (high, "at most"))
+    return " and ".join(f"{word} {bound:g}" for bound, word in bounds if bound is not None)
+
+
+def _alone(work: Callable[[T], R]) -> Callable[[T], R]:
+    def with_one_thread(item: T) -> R:
+        with one_thread():
+            return work(item)
+
+    return with_one_thread
+
+
+def _hashed(batch: Batch, last: Mapping[str, Fingerprint]) -> Fingerprint:
+    now, before = Fingerprint.of(batch.path), last.get(batch.name)
+    return before if before is not None and before.untouched(now) else now.hashed(batch.path)
+
+
+def _chosen(found: Sequence[Batch], where: str | None) -> tuple[Batch, ...]:
+    if where is None:
+        return tuple(found)
+    expression = row_expression(where)
+    rows = pl.DataFrame([dict(b.partitions) for b in found], schema=dict(found[0].types))
+    for name in expression.meta.root_names():
+        if name not in rows.columns:
+            raise JobError(f"{name!r} is not a partition column{nearest(name, rows.columns)}", ("source", "where"))
+    holds = rows.with_columns(expression.alias("#holds"))["#holds"].fill_null(False)
+    chosen = tuple(b for b, hold in zip(found, holds, strict=True) if hold)
+    if not chosen:
+        raise JobError(f"no batch has {where!r}", ("source", "where"))
+    return chosen
+
+
+def _apart(job: Job, place: Place) -> None:
+    """The sink must not be inside the source, nor the other way round."""
+    sink = place.sink.resolve()
+    for path in job.source.paths():
+        source = Path(path.split("*")[0]).resolve() if "*" in path else Path(path).resolve()
+        folder = source if source.is_dir() else source.parent
+        if sink == folder or folder in sink.parents or sink in folder.parents:
+            inside = "inside the source" if folder in (sink, *sink.parents) else "around the source"
+            raise JobError(f"{place.sink} lies {inside}; name a folder beside it", ("sink", "path"))
+
+
+def _one_schema(found: Sequence[Batch]) -> dict[str, pl.DataType]:
+    """The columns that all batches have.
+
+    Raises:
+        JobError: naming every batch that differs from the first, and how.
+    """
+    first = found[0].columns()
+    wrong = []
+    for batch in found[1:]:
+        if (here := batch.columns()) == first:
+            continue
+        lacks = [f"lacks {c!r}" for c in first if c not in here]
+        extra = [f"has {c!r} besides" for c in here if c not in first]
+        other = [f"has {c!r} as {here[c]}, not {first[c]}" for c in first if c in here and here[c] != first[c]]
+        if lacks or extra or other:
+            wrong.append(f"{batch.name} {', '.join([*lacks, *extra, *other])}")
+    if wrong:
+        raise JobError(f"the batches differ from {found[0].name}: {'; '.join(wrong)}", ("source", "drift"))
+    return first
