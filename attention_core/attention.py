@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -68,7 +69,9 @@ class Look:
     heads: Sequence[Head]
     chunk_rows: int | None = None
     stop: Callable[[], bool] = lambda: False
+    watch: Callable[[int], None] = lambda rows: None
     found: dict[tuple[str, str], Segments] = field(default_factory=dict)
+    spent: dict[str, float] = field(default_factory=dict)  # seconds of work on each head, by its first weight column
 
     def chunks(self, part: Part, columns: Iterable[str] | None, rows: int) -> Iterator[tuple[int, pl.DataFrame]]:
         named = None if columns is None else sorted(columns)
@@ -76,6 +79,7 @@ class Look:
             if self.stop():
                 raise Stopped("stopped; the sink is as it was")
             yield chunk
+            self.watch(chunk[1].height)
 
     def segments(self, part: Part, head: Head, statistics: Statistics) -> Segments:
         """The segments of a part in a head's scope."""
@@ -113,7 +117,7 @@ class Look:
         knows = [(h, s, statistics.of(h, s)) for h, s in where]
         for start, chunk in self.chunks(part, columns, rows):
             for head, whole, known in knows:
-                with _of(part):
+                with _of(part), self._timed(head):
                     chunk = head.attend(chunk, whole.slice(start, chunk.height), known)
             yield start, chunk
 
@@ -124,10 +128,17 @@ class Look:
         local = [_local(ask, s, statistics) for ask, s in zip(asks, where, strict=True)]
         for start, chunk in self.above(part, [ask.head for ask in asks], statistics):
             for i, (ask, whole) in enumerate(zip(local, where, strict=True)):
-                with _of(part):
+                with _of(part), self._timed(ask.head):
                     state = ask.of(chunk, whole.slice(start, chunk.height))
                 states[i] = state if states[i] is None else states[i] + state
         return [Answer(s.keys, state) for s, state in zip(where, states, strict=True)]
+
+    @contextmanager
+    def _timed(self, head: Head) -> Iterator[None]:
+        began = time.perf_counter()
+        yield
+        column = head.weights[0]
+        self.spent[column] = self.spent.get(column, 0.0) + time.perf_counter() - began
 
 
 @dataclass(frozen=True, eq=False)

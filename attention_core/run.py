@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import datetime as dt
+import itertools
 import json
 import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import asdict, dataclass, field
+from fnmatch import fnmatch
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import polars as pl
 
@@ -31,7 +32,25 @@ from attention_core.sql import row_expression
 
 T = TypeVar("T")
 R = TypeVar("R")
-Map = Callable[[Callable[[T], R], Sequence[T]], list[R]]
+
+
+class Each(Protocol):
+    """Does some work for every item, several at once; `what` names it for people. The first error stops the rest."""
+
+    def __call__(self, what: str, work: Callable[[T], R], items: Sequence[T]) -> list[R]: ...
+
+
+class Watch:
+    """Whom a run tells how far it is; this one says nothing. Called from several threads."""
+
+    def begin(self, what: str, batches: int) -> None:
+        """A step over so many batches begins."""
+
+    def rows(self, rows: int) -> None:
+        """So many rows more have been read."""
+
+    def batch(self, name: str) -> None:
+        """A batch of the step is done."""
 
 
 @dataclass(frozen=True)
@@ -66,13 +85,13 @@ class Run:
     columns: Mapping[str, pl.DataType]
     place: Place
     stop: threading.Event = field(default_factory=threading.Event)
-    watch: Callable[[int], None] = lambda rows: None
+    watch: Watch = field(default_factory=Watch)
     began: float = field(default_factory=time.time)
     look: Look = field(init=False)
 
     def __post_init__(self) -> None:
         chunk_rows = None if self.job.chunk_rows == "auto" else int(self.job.chunk_rows)
-        self.look = Look(self.heads, chunk_rows, self.stop.is_set)
+        self.look = Look(self.heads, chunk_rows, self.stop.is_set, self.watch.rows)
 
     @staticmethod
     def of(job: Job, **how: Any) -> Run:
@@ -135,26 +154,32 @@ class Run:
         other = sum(1 for f in footers if f is not None and dict(f.versions) != versions())
         return Plan(tuple(entries), gone, passes(self.heads, self.columns), self._output_schema(), other)
 
-    def hash(self, plan: Plan, each: Map[Batch, Fingerprint]) -> dict[str, Fingerprint]:
+    def hash(self, plan: Plan, each: Each) -> dict[str, Fingerprint]:
         """The fingerprints of all batches that are not known to be done, their content hashed."""
         last = {n: Fingerprint(**f) for n, f in self.place.last().get("batches", {}).items()}
-        return dict(zip((b.name for b in self.batches), each(lambda b: _hashed(b, last), self.batches), strict=True))
+        return dict(
+            zip((b.name for b in self.batches), each("hash", lambda b: _hashed(b, last), self.batches), strict=True)
+        )
 
-    def fit(self, each: Map[Any, Any]) -> Statistics:
+    def fit(self, each: Each) -> Statistics:
         """Asks all batches what the rules must know."""
-        return fit(self.look, lambda work: each(_alone(work), self.batches))
+        rounds = itertools.count(1)
+        return fit(self.look, lambda work: each(f"fit, pass {next(rounds)}", _alone(work), self.batches))
 
-    def todo(self, plan: Plan, statistics: Statistics, full: bool) -> list[Batch]:
+    def todo(self, plan: Plan, statistics: Statistics, full: bool, redo: str | None = None) -> list[Batch]:
         """The batches whose output is not there, or not of these rules, this input and these statistics."""
         status = {e.name: e.status for e in plan.entries}
-        return [b for b in self.batches if full or not self._stands(b, status[b.name], statistics)]
+        again = {b.name for b in self.batches if full or (redo is not None and fnmatch(b.name, redo))}
+        if redo is not None and not again:
+            raise JobError(f"--redo {redo}: no batch has such a name; the first is {self.batches[0].name}")
+        return [b for b in self.batches if b.name in again or not self._stands(b, status[b.name], statistics)]
 
     def apply(self, batch: Batch, statistics: Statistics, now: Fingerprint) -> Footer:
         """Writes the output of one batch to staging, or finds it there from an interrupted run."""
         digest_of = self.digest(batch, statistics)
         staged = Footer.read(self.place.staged(batch.name))
         if staged is not None and self._is(staged, digest_of, now):
-            self.watch(staged.rows)
+            self.watch.rows(staged.rows)
             return staged
         if not Fingerprint.of(batch.path).untouched(now):
             raise DataError(f"{batch.path}: changed while the run was reading it; run again when it is whole")
@@ -237,7 +262,6 @@ class Run:
                     here = Health.of(chunk[column])
                     health[column] = health[column] + here if column in health else here
                 yield chunk.select(names)
-                self.watch(chunk.height)
 
     def _footer(
         self, batch: Batch, now: Fingerprint, statistics: str, rows: int, health: Mapping[str, Health]
@@ -280,6 +304,19 @@ class Outcome:
     seconds: float
     health: Mapping[str, Health]
 
+    def plain(self) -> dict[str, Any]:
+        """The run record: what `--json` prints and the history keeps."""
+        return {
+            "job": self.run.job.name,
+            "sink": str(self.run.place.sink),
+            "plan": self.plan.counts(),
+            "batches": self.written,
+            "rows": self.rows,
+            "seconds": self.seconds,
+            "rule_seconds": dict(self.run.look.spent),
+            "health": {column: h.summary() for column, h in self.health.items()},
+        }
+
 
 def run(path: str | Path, overrides: Sequence[str] = (), full: bool = False, **how: Any) -> Outcome:
     """Runs a job file from plan to publish with threads here.
@@ -303,28 +340,29 @@ def opened(path: str | Path, overrides: Sequence[str] = (), **how: Any) -> Run:
         raise loaded.located(error) from None
 
 
-def execute(run: Run, full: bool = False) -> Outcome:
-    """Runs what is planned: fit, apply to what is not done, check what is expected, publish."""
+def execute(run: Run, full: bool = False, redo: str | None = None, each: Each | None = None) -> Outcome:
+    """Runs what is planned: fit, apply to what is not done, check what is expected, publish.
+
+    full: all batches are done again; redo: those whose name matches this glob. each: where the work runs.
+    """
     began = time.monotonic()
     plan = run.plan()
     refuse_gone(run, plan)
-    if plan.nothing and not full:
+    if plan.nothing and not full and redo is None:
         return Outcome(run, plan, 0, 0, time.monotonic() - began, run.health())
     run.place.checked()
-    with run.place.held(), threads(run) as each:
+    each = each or threads(run)
+    with run.place.held():
         inputs = run.hash(plan, each)
-        plan = run.plan(inputs)
         statistics = run.fit(each)
-        todo = run.todo(plan, statistics, full)
-        done = each(lambda b: run.apply(b, statistics, inputs[b.name]), todo)
+        todo = run.todo(run.plan(inputs), statistics, full, redo)
+        done = each("apply", lambda b: run.apply(b, statistics, inputs[b.name]), todo)
         health = run.health()
         run.expect(health)
         run.publish(done, statistics, inputs)
-        seconds = time.monotonic() - began
-        rows = sum(f.rows for f in done)
-        summary = {column: h.summary() for column, h in health.items()}
-        run.record({"job": run.job.name, "seconds": seconds, "rows": rows, "batches": len(done), "health": summary})
-    return Outcome(run, plan, len(done), rows, seconds, health)
+        outcome = Outcome(run, plan, len(done), sum(f.rows for f in done), time.monotonic() - began, health)
+        run.record(outcome.plain())
+    return outcome
 
 
 def refuse_gone(run: Run, plan: Plan) -> None:
@@ -341,22 +379,32 @@ def refuse_gone(run: Run, plan: Plan) -> None:
         )
 
 
-@contextmanager
-def threads(run: Run) -> Iterator[Map[Any, Any]]:
-    """Work on as many batches at once as there are workers; the first error stops the rest."""
-    with ThreadPoolExecutor(run.workers, thread_name_prefix="farol") as pool:
+def threads(run: Run) -> Each:
+    """Work on as many batches at once as there are workers."""
 
-        def each(work: Callable[[Any], Any], items: Sequence[Any]) -> list[Any]:
-            futures = [pool.submit(work, item) for item in items]
+    def each(what: str, work: Callable[[T], R], items: Sequence[T]) -> list[R]:
+        run.watch.begin(what, len(items))
+        with ThreadPoolExecutor(run.workers, thread_name_prefix="farol") as pool:
+            futures = [pool.submit(_told(run, work), item) for item in items]
             try:
                 return [future.result() for future in futures]
-            except BaseException:
+            except BaseException as error:
                 run.stop.set()
                 for future in futures:
                     future.cancel()
-                raise _first(futures) from None
+                wait(futures)
+                raise (_first(futures) if isinstance(error, Exception) else error) from None
 
-        yield each
+    return each
+
+
+def _told(run: Run, work: Callable[[T], R]) -> Callable[[T], R]:
+    def with_word(item: T) -> R:
+        result = work(item)
+        run.watch.batch(str(getattr(item, "name", item)))
+        return result
+
+    return with_word
 
 
 def _first(futures: Sequence[Any]) -> BaseException:
