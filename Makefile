@@ -1,14 +1,17 @@
-# Two commands for a start: make test, make lint. Both make .venv and install what is missing.
+# Two commands for a start: make demo, make test. Each makes .venv and installs what is missing.
 PYTHON ?= python3
 BIN = .venv/bin
 
-.PHONY: test lint
+.PHONY: demo test lint bench
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet -c constraints.txt "torch==2.13.0"
 	$(BIN)/pip install --quiet -c constraints.txt -e ".[dev]"
 	touch $@
+
+demo: .venv/installed
+	@$(BIN)/farol run data/flights/job.yaml
 
 test: .venv/installed
 	$(BIN)/python -m pytest -q
@@ -17,3 +20,7 @@ lint: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+
+bench: .venv/installed
+	$(BIN)/python -m tests.benchmarks.run

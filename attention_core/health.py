@@ -5,11 +5,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-import polars as pl
 import torch
 from torch import Tensor
 
-from attention_core.columns import numbers
 from attention_core.sums import BLOCK, Sums
 
 MEASURES = ("null_fraction", "nan_fraction", "min", "mean", "max", "sum", "zero_share", "largest_share", "entropy",
@@ -29,11 +27,12 @@ class Health:
     sums: tuple[Sums, Sums, Sums]
 
     @staticmethod
-    def of(weights: pl.Series) -> Health:
-        """The health of a column of weights."""
-        found = numbers(weights)
-        w = found.x if found.ok is None else found.x[found.ok]
-        nans = 0 if found.nan is None else int(found.nan.sum())
+    def of(weights: Tensor, there: Tensor | None, nan: Tensor | None) -> Health:
+        """The health of weights (n,) float64; there: (n,) bool, not null; nan: (n,) bool; None: all, and none."""
+        nulls = 0 if there is None else int((~there).sum())
+        nans = 0 if nan is None else int(nan.sum())
+        w = weights if there is None else weights[there] if nan is None else weights[there & ~nan]
+        w = w if there is not None or nan is None else w[~nan]
         low, high = (float(v) for v in w.aminmax()) if len(w) else (math.inf, -math.inf)
         if max(abs(low), abs(high)) > 1e150 and len(w):
             w = w[w.abs() <= 1e150]  # whose squares can be summed
@@ -44,7 +43,7 @@ class Health:
             sums = (_sum(block), _sum(block * block), _sum(torch.special.xlogy(block, block.clamp(min=5e-324))))
             total = sums if total is None else _added(total, sums)
         assert total is not None
-        return Health(len(weights), weights.null_count(), nans, zeros, low + 0.0, high + 0.0, total)
+        return Health(len(weights), nulls, nans, zeros, low + 0.0, high + 0.0, total)
 
     def __add__(self, other: Health) -> Health:
         return Health(

@@ -20,6 +20,7 @@ import polars as pl
 from attention_core import batches
 from attention_core.attention import Look, Statistics, fit, hidden, one_thread, passes, resolved, types
 from attention_core.batches import Batch
+from attention_core.columns import numbers
 from attention_core.errors import DataError, ExpectationMissed, JobError, Stopped, nearest
 from attention_core.frozen import digest
 from attention_core.head import Head
@@ -259,7 +260,8 @@ class Run:
         with one_thread():
             for _, chunk in self.look.attended(batch, self.heads, statistics):
                 for column in weights:
-                    here = Health.of(chunk[column])
+                    found = numbers(chunk[column])
+                    here = Health.of(found.x, found.there, found.nan)
                     health[column] = health[column] + here if column in health else here
                 yield chunk.select(names)
 
@@ -313,8 +315,13 @@ class Outcome:
             "batches": self.written,
             "rows": self.rows,
             "seconds": self.seconds,
-            "rule_seconds": dict(self.run.look.spent),
-            "health": {column: h.summary() for column, h in self.health.items()},
+            "weights": {
+                column: {"rule": head.rule, "seconds": self.run.look.spent.get(head.weights[0])}
+                | self.health[column].summary()
+                for head in self.run.heads
+                for column in head.weights
+                if column in self.health
+            },
         }
 
 
@@ -480,3 +487,18 @@ def _one_schema(found: Sequence[Batch]) -> dict[str, pl.DataType]:
     if wrong:
         raise JobError(f"the batches differ from {found[0].name}: {'; '.join(wrong)}", ("source", "drift"))
     return first
+
+
+def sample(run: Run, rows: int) -> tuple[pl.DataFrame, bool]:
+    """The first rows with what the rules add, and whether they are what a run would write.
+
+    Where rules ask for their whole scope, they are fitted on the first batch that has rows, which is no more than a
+    look.
+    """
+    for batch in run.batches:
+        look = Look(run.heads, None if run.heads and any(h.asks() for h in run.heads) else max(rows, 1))
+        statistics = fit(look, lambda work, batch=batch: [work(batch)])  # type: ignore[misc]
+        for _, chunk in look.attended(batch, run.heads, statistics):
+            shown = chunk.head(rows).select([*run.columns, *run.added()])
+            return shown, len(run.batches) == 1 or not any(h.asks() for h in run.heads)
+    return pl.DataFrame(schema={**run.columns, **run.added()}), True

@@ -1,0 +1,39 @@
+"""Jobs on a schedule, as deployments that Prefect's UI shows (Prefect)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+from prefect import serve
+from prefect.schedules import Cron
+
+from attention_core.errors import JobError
+from flows.attend import attend
+
+
+def serve_all(jobs: Mapping[str, Path], cron: str, timezone: str, overrides: Mapping[str, str]) -> None:
+    """Serves a deployment for each job until interrupted; a job never runs twice at once.
+
+    Raises:
+        JobError: for a schedule or a time zone that is none.
+    """
+    try:
+        ZoneInfo(timezone)
+        schedule = Cron(cron, timezone=timezone)
+        deployments = [
+            attend.to_deployment(
+                name=name,
+                parameters={"options": {"job": str(path), "overrides": dict(overrides)}},
+                schedule=schedule,
+                concurrency_limit=1,
+                description=f"Attention on the batches of {name} that are new or changed",
+            )
+            for name, path in jobs.items()
+        ]
+    except ZoneInfoNotFoundError:
+        raise JobError(f"--timezone {timezone}: no such time zone; an example is Europe/Lisbon") from None
+    except ValueError as error:
+        raise JobError(f"--cron {cron!r}: {str(error).splitlines()[0]}; an example is '0 2 * * *'") from None
+    serve(*deployments, limit=1)  # type: ignore[arg-type]

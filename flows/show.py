@@ -1,0 +1,124 @@
+"""What a person sees in the terminal: progress, and tables."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import polars as pl
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from attention_core.run import Plan, Run, Watch
+from flows.summary import HEADERS, counted, headline, planned, table
+
+out = Console(highlight=False, width=None if sys.stdout.isatty() else 200)
+err = Console(stderr=True, highlight=False)
+
+
+class Bar(Watch):
+    """A progress bar: the step, batches, rows/s, time left. Quiet where the output is no terminal."""
+
+    def __init__(self) -> None:
+        self.bar = Progress(
+            TextColumn("{task.description:>12}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("batches  {task.fields[speed]}"),
+            TimeRemainingColumn(),
+            console=err,
+            disable=not sys.stderr.isatty(),
+            transient=True,
+        )
+        self.lock = threading.Lock()
+        self.step: Any = None
+        self.read = 0
+
+    def __enter__(self) -> Bar:
+        self.bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.bar.stop()
+
+    def begin(self, what: str, batches: int) -> None:
+        with self.lock:
+            if self.step is not None:
+                self.bar.remove_task(self.step)
+            self.step, self.read = self.bar.add_task(what, total=batches, speed=""), 0
+
+    def rows(self, rows: int) -> None:
+        with self.lock:
+            self.read += rows
+            elapsed = self.bar.tasks[-1].elapsed if self.bar.tasks else None
+            if elapsed:
+                self.bar.update(self.step, speed=f"{self.read / elapsed:,.0f} rows/s")
+
+    def batch(self, name: str) -> None:
+        with self.lock:
+            self.bar.advance(self.step)
+
+
+def summary(record: Mapping[str, Any], again: str) -> None:
+    """The end of a run: what was done, what the weights look like, where the rows are, what to try next."""
+    out.print(f"[bold]{record['job']}[/bold]: {headline(record)}")
+    if record["batches"]:
+        out.print(_table(HEADERS, table(record), right_from=1))
+        out.print("min, mean and max are of the weights; effective is Kish's effective sample size", style="dim")
+    out.print(f"rows: {record['sink']}", soft_wrap=True)
+    out.print(f"next: {again}", soft_wrap=True)
+
+
+def plan(run: Run, found: Plan, every: bool) -> None:
+    """What would be done, and why."""
+    out.print(f"[bold]{run.job.name}[/bold]: {planned(found.counts())}; {counted(found.passes, 'fitting pass')}")
+    lines = [(e.name, e.status, e.why) for e in found.entries] + [(n, "gone", "no input") for n in found.gone]
+    shown = lines if every else [line for line in lines if line[1] != "done"][:20]
+    if shown:
+        out.print(_table(("batch", "status", "why"), shown))
+    if len(lines) > len(shown):
+        out.print(f"{len(lines) - len(shown):,} more; --all shows them")
+    if found.other_versions:
+        was = "output was" if found.other_versions == 1 else "outputs were"
+        out.print(f"{found.other_versions:,} {was} made by other versions of Farol's numerics or torch; --full redoes")
+    out.print("adds: " + ", ".join(f"{name} ({dtype})" for name, dtype in run.added().items()), soft_wrap=True)
+    out.print(f"writes to {run.place.sink}", soft_wrap=True)
+
+
+def frame(rows: pl.DataFrame, added: Iterable[str]) -> None:
+    """Rows as a table, the columns that rules add in bold."""
+    new = set(added)
+    drawn = Table(box=None, pad_edge=False)
+    for name, dtype in rows.schema.items():
+        drawn.add_column(
+            f"[bold]{name}[/bold]" if name in new else name, justify="right" if dtype.is_numeric() else "left"
+        )
+    for row in rows.iter_rows():
+        drawn.add_row(*(cell(value) for value in row))
+    out.print(drawn)
+
+
+def cell(value: object) -> str:
+    """A value as a person reads it: null and NaN apart, whole numbers without a fraction."""
+    match value:
+        case None:
+            return "null"
+        case float():
+            return f"{value:.6g}"
+        case list():
+            return "[" + ", ".join(cell(v) for v in value) + "]"
+    return str(value)
+
+
+def _table(headers: Sequence[str], rows: Iterable[Sequence[str]], right_from: int | None = None) -> Table:
+    drawn = Table(box=None, pad_edge=False, header_style="bold")
+    for i, header in enumerate(headers):
+        drawn.add_column(
+            header, justify="right" if right_from is not None and i >= right_from else "left", no_wrap=True
+        )
+    for row in rows:
+        drawn.add_row(*row)
+    return drawn
