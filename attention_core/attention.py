@@ -14,6 +14,7 @@ from pydantic import ValidationError
 
 from attention_core.columns import ONE, Segments, places, segments, union
 from attention_core.contract import conclude, together
+from attention_core.devices import CPU, halving, moved, rows_at_once
 from attention_core.errors import FarolError, JobError, Stopped
 from attention_core.frozen import Frozen
 from attention_core.head import Ask, Head, Known, column_type
@@ -68,6 +69,7 @@ class Look:
 
     heads: Sequence[Head]
     chunk_rows: int | None = None
+    device: torch.device = CPU
     stop: Callable[[], bool] = lambda: False
     watch: Callable[[int], None] = lambda rows: None
     found: dict[tuple[str, str], Segments] = field(default_factory=dict)
@@ -75,7 +77,7 @@ class Look:
 
     def chunks(self, part: Part, columns: Iterable[str] | None, rows: int) -> Iterator[tuple[int, pl.DataFrame]]:
         named = None if columns is None else sorted(columns)
-        for chunk in part.read(named, self.chunk_rows or rows):
+        for chunk in part.read(named, self.chunk_rows or rows_at_once(self.device, rows)):
             if self.stop():
                 raise Stopped("stopped; the sink is as it was")
             yield chunk
@@ -114,24 +116,36 @@ class Look:
     ) -> Iterator[tuple[int, pl.DataFrame]]:
         """The rows of a part with what the heads add, chunk by chunk."""
         where = [(h, self.segments(part, h, statistics)) for h in heads]
-        knows = [(h, s, statistics.of(h, s)) for h, s in where]
+        knows = [(h, s, moved(statistics.of(h, s), self.device)) for h, s in where]
         for start, chunk in self.chunks(part, columns, rows):
             for head, whole, known in knows:
                 with _of(part), self._timed(head):
-                    chunk = head.attend(chunk, whole.slice(start, chunk.height), known)
+                    chunk = self._attended(head, chunk, start, whole, known)
             yield start, chunk
 
     def answers(self, part: Part, asks: Sequence[Ask], statistics: Statistics) -> list[Answer]:
         """What a part answers to the questions of one round: one pass over the columns that they need."""
         where = [self.segments(part, ask.head, statistics) for ask in asks]
         states: list[Any] = [None] * len(asks)
-        local = [_local(ask, s, statistics) for ask, s in zip(asks, where, strict=True)]
+        local = [moved(_local(ask, s, statistics), self.device) for ask, s in zip(asks, where, strict=True)]
         for start, chunk in self.above(part, [ask.head for ask in asks], statistics):
             for i, (ask, whole) in enumerate(zip(local, where, strict=True)):
                 with _of(part), self._timed(ask.head):
-                    state = ask.of(chunk, whole.slice(start, chunk.height))
+                    state = self._answered(ask, chunk, start, whole)
                 states[i] = state if states[i] is None else states[i] + state
-        return [Answer(s.keys, state) for s, state in zip(where, states, strict=True)]
+        return [Answer(s.keys, moved(state, CPU)) for s, state in zip(where, states, strict=True)]
+
+    def _attended(self, head: Head, chunk: pl.DataFrame, start: int, whole: Segments, known: Known) -> pl.DataFrame:
+        def work(rows: pl.DataFrame, at: int) -> pl.DataFrame:
+            return head.attend(rows, whole.slice(at, rows.height), known, self.device)
+
+        return halving(work, lambda a, b: pl.concat([a, b]), chunk, start)
+
+    def _answered(self, ask: Ask, chunk: pl.DataFrame, start: int, whole: Segments) -> Any:
+        def work(rows: pl.DataFrame, at: int) -> Any:
+            return ask.of(rows, whole.slice(at, rows.height), self.device)
+
+        return halving(work, lambda a, b: a + b, chunk, start)
 
     @contextmanager
     def _timed(self, head: Head) -> Iterator[None]:
@@ -225,7 +239,8 @@ def resolved(rules: Sequence[Rule], schema: Mapping[str, pl.DataType]) -> tuple[
 def types(head: Head, schema: Mapping[str, pl.DataType]) -> dict[str, pl.DataType]:
     """The columns that a head adds, with their types."""
     weighted = {name: column_type(schema[value]) for value, name, _ in head.values}
-    return {name: pl.Float64() for name in head.weights} | weighted
+    weight = pl.List(pl.Float64()) if head.lists else pl.Float64()
+    return {name: weight for name in head.weights} | weighted
 
 
 def hidden(heads: Sequence[Head]) -> list[str]:

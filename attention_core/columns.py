@@ -105,6 +105,21 @@ def series(name: str, values: Tensor, there: Tensor | None, dtype: pl.DataType) 
     return column.cast(dtype).alias(name)
 
 
+def elements(lists: pl.Series) -> tuple[pl.Series, Tensor]:
+    """The elements of a List column one after another, and how many each row has, (n,) int64; a null list has none."""
+    lengths = tensor(lists.list.len().fill_null(0).cast(pl.Int64)).to(torch.int64)
+    there = lists.drop_nulls()
+    return there.filter(there.list.len() > 0).explode(), lengths
+
+
+def listed(flat: pl.Series, like: pl.Series) -> pl.Series:
+    """These elements as a List column with the lengths and the nulls of another."""
+    lengths = like.list.len().fill_null(0).cast(pl.Int64)
+    offsets = pl.concat([pl.Series([0], dtype=pl.Int64), lengths.cum_sum().rename("")])
+    null = like.is_null().to_arrow() if like.null_count() else None
+    return pl.Series(flat.name, pa.LargeListArray.from_arrays(offsets.to_arrow(), flat.to_arrow(), mask=null))
+
+
 def _array(values: Tensor) -> pa.Array:
     values = values.detach().cpu()
     if values.stride(0) != 1:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import hashlib
 import struct
+from collections.abc import Callable
 from typing import Any, Self
 
 import polars as pl
@@ -24,7 +25,7 @@ class Frozen(BaseModel):
 
     def picked(self, ids: Tensor) -> Self:
         """The same value for the segments `ids` (m,) alone; every tensor in it has the segment as first dimension."""
-        return self.model_copy(update={name: _picked(value, ids) for name, value in self if _has_tensor(value)})
+        return mapped(self, lambda tensor: tensor[ids])  # type: ignore[no-any-return]
 
     def __eq__(self, other: object) -> bool:
         return type(self) is type(other) and self.digest() == digest(other)
@@ -84,23 +85,16 @@ def _bytes(value: Tensor) -> memoryview | bytes:
     return memoryview(bytearray(flat.view(torch.uint8).untyped_storage()))
 
 
-def _has_tensor(value: Any) -> bool:
+def mapped(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    """Plain data with every tensor in it changed; what holds none stays the same object."""
     match value:
         case Tensor():
-            return True
+            return change(value)
         case Frozen():
-            return any(_has_tensor(field) for _, field in value)
+            fields = {name: (field, mapped(field, change)) for name, field in value}
+            update = {name: new for name, (old, new) in fields.items() if new is not old}
+            return value.model_copy(update=update) if update else value
         case tuple():
-            return any(_has_tensor(item) for item in value)
-    return False
-
-
-def _picked(value: Any, ids: Tensor) -> Any:
-    match value:
-        case Tensor():
-            return value[ids]
-        case Frozen():
-            return value.picked(ids)
-        case tuple():
-            return tuple(_picked(item, ids) for item in value)
+            items = tuple(mapped(item, change) for item in value)
+            return items if any(new is not old for new, old in zip(items, value, strict=True)) else value
     return value

@@ -10,7 +10,7 @@ import torch
 from pydantic import SkipValidation
 from torch import Tensor
 
-from attention_core.columns import ONE, Numbers, Segments, numbers, series, true
+from attention_core.columns import ONE, Numbers, Segments, elements, listed, numbers, series, true
 from attention_core.contract import Kind, Question, Rows, conclude
 from attention_core.errors import DataError
 from attention_core.frozen import Frozen
@@ -18,6 +18,7 @@ from attention_core.kinds import Score
 from attention_core.questions import Count, both
 from attention_core.sql import columns_of, row_expression
 
+CPU = torch.device("cpu")
 Over = str | tuple[str, ...]  # dataset, batch, row, or the columns of a group
 
 
@@ -35,19 +36,23 @@ class Ask(Frozen):
     concluded: tuple[Any, ...]
     question: SkipValidation[Question[Any]]
 
-    def of(self, frame: pl.DataFrame, segments: Segments) -> Any:
+    def of(self, frame: pl.DataFrame, segments: Segments, device: torch.device = CPU) -> Any:
         """The answer for one chunk."""
-        look = self.head.look(frame, segments)
+        look = self.head.look(frame, segments, device)
         return self.question.of(self.head.scored(look.taught(), self.concluded))
 
 
 class Look:
     """The keys of one chunk as a head sees them."""
 
-    def __init__(self, keys: Numbers, masked: Tensor | None, teaches: Tensor | None, segments: Segments) -> None:
-        ok = _all(keys.ok, masked)
-        self.keys, self.masked, self.teaches = keys, masked, teaches
-        self.rows = Rows(keys.x, ok, segments.ids, segments.size)
+    def __init__(
+        self, keys: Numbers, masked: Tensor | None, teaches: Tensor | None, segments: Segments, device: torch.device
+    ) -> None:
+        there, nan, masked, self.teaches, ids = (
+            None if t is None else t.to(device) for t in (keys.there, keys.nan, masked, teaches, segments.ids)
+        )
+        self.keys = Numbers(keys.x.to(device), there, nan)
+        self.rows = Rows(self.keys.x, _all(self.keys.ok, masked), ids, segments.size)
 
     def taught(self) -> Rows:
         """The rows that teach."""
@@ -69,6 +74,7 @@ class Head(Frozen):
     weights: tuple[str, ...]  # one; over a row, one for each key
     values: tuple[tuple[str, str, int], ...]  # a value, its weighted column, and which of the weights
     written: bool
+    lists: bool = False  # the key is a List, and attention is shared among its elements
 
     def columns(self) -> set[str]:
         """The columns that the head reads to make its weights."""
@@ -105,14 +111,19 @@ class Head(Frozen):
                 concluded = (*concluded, done.value)
         return Known(count=count, kinds=concluded)
 
-    def look(self, frame: pl.DataFrame, segments: Segments) -> Look:
-        """The keys of a chunk; over a row, those of its key columns one after another, a segment a row."""
+    def look(self, frame: pl.DataFrame, segments: Segments, device: torch.device = CPU) -> Look:
+        """The keys of a chunk; over a row, those of its columns or of its list one after another, a segment a row."""
+        masked = None if self.mask is None else _true(frame, self.mask)
+        if self.lists:
+            flat, lengths = elements(frame[self.key[0]])
+            masked = None if masked is None else masked.repeat_interleave(lengths)
+            ids = torch.arange(frame.height).repeat_interleave(lengths)
+            return Look(numbers(flat), masked, None, Segments(None, ids, frame.height), device)
         exprs = self._expressions()
         found = [numbers(frame.with_columns(expr.alias("#key"))["#key"]) for expr in exprs]
-        masked = None if self.mask is None else _true(frame, self.mask)
         teaches = None if self.teaches is None else _true(frame, self.teaches)
         if self.over != "row":
-            return Look(found[0], masked, teaches, segments)
+            return Look(found[0], masked, teaches, segments, device)
         n, k = frame.height, len(found)
         joined = Numbers(
             torch.stack([f.x for f in found], 1).reshape(-1),
@@ -120,7 +131,7 @@ class Head(Frozen):
             _joined([f.nan for f in found], n, default=False),
         )
         masked = None if masked is None else masked.repeat_interleave(k)
-        return Look(joined, masked, None, Segments(None, torch.arange(n).repeat_interleave(k), n))
+        return Look(joined, masked, None, Segments(None, torch.arange(n).repeat_interleave(k), n), device)
 
     def scored(self, rows: Rows, concluded: Iterable[Any]) -> Rows:
         """The rows after as many kinds as are concluded."""
@@ -128,9 +139,9 @@ class Head(Frozen):
             rows = Rows(kind(rows, known), rows.ok, rows.ids, rows.size)
         return rows
 
-    def attend(self, frame: pl.DataFrame, segments: Segments, known: Known) -> pl.DataFrame:
+    def attend(self, frame: pl.DataFrame, segments: Segments, known: Known, device: torch.device = CPU) -> pl.DataFrame:
         """The chunk with the weights and the weighted values."""
-        look = self.look(frame, segments)
+        look = self.look(frame, segments, device)
         rows = look.rows
         if self.over == "row":
             for kind in self.kinds:
@@ -142,6 +153,11 @@ class Head(Frozen):
             unseen = None if known.count is None else known.count == 0
             unseen = None if unseen is None or not bool(unseen.any()) else rows.at(unseen).expand(len(rows.x))
         weight, there = self._weights(rows, look, unseen)
+        return frame.with_columns(
+            self._of_lists(frame, weight, there) if self.lists else self._plain(frame, weight, there)
+        )
+
+    def _plain(self, frame: pl.DataFrame, weight: Tensor, there: Tensor | None) -> list[pl.Series]:
         k = len(self.weights)
         columns = [
             series(name, weight[i::k], None if there is None else there[i::k], pl.Float64())
@@ -149,7 +165,19 @@ class Head(Frozen):
         ]
         for value, weighted, i in self.values:
             columns.append(_multiplied(frame[value], weight[i::k], None if there is None else there[i::k], weighted))
-        return frame.with_columns(columns)
+        return columns
+
+    def _of_lists(self, frame: pl.DataFrame, weight: Tensor, there: Tensor | None) -> list[pl.Series]:
+        key = frame[self.key[0]]
+        columns = [listed(series(self.weights[0], weight, there, pl.Float64()), key)]
+        for value, weighted, _ in self.values:
+            flat, lengths = elements(frame[value])
+            if not torch.equal(lengths, elements(key)[1]):
+                raise DataError(
+                    f"rule {self.rule!r}: a list of {value!r} is not as long as the one of {self.key[0]!r} beside it"
+                )
+            columns.append(listed(_multiplied(flat, weight, there, weighted), frame[value]))
+        return columns
 
     def _weights(self, rows: Rows, look: Look, unseen: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """The weights (n,) with what missing keys get, and where they are not null."""
@@ -157,7 +185,8 @@ class Head(Frozen):
         if ok is None or bool(ok.all()):
             return rows.x, None
         if self.missing == "error":
-            raise DataError(f"rule {self.rule!r}: {int((~ok).sum())} keys are missing; see missing: in the job file")
+            what = f"{int((~ok).sum()):,} keys of {', '.join(self.key) or self.rule!r} are missing in these rows"
+            raise DataError(f"rule {self.rule!r}: {what}, and missing: error refuses them")
         if not isinstance(self.missing, str):
             return torch.where(ok, rows.x, self.missing), None
         if look.keys.nan is None:
@@ -182,18 +211,30 @@ def _true(frame: pl.DataFrame, sql: str) -> Tensor:
 def _multiplied(column: pl.Series, weight: Tensor, there: Tensor | None, name: str) -> pl.Series:
     value = numbers(column)
     single = column.dtype in (pl.Float32, pl.Float16)
-    product = value.x * weight
+    product = value.x.to(weight.device) * weight
     return series(name, product.float() if single else product, _all(value.there, there), column_type(column.dtype))
 
 
 def column_type(value: pl.DataType) -> pl.DataType:
     """The type of a weighted value."""
+    if isinstance(value, pl.List):
+        return pl.List(column_type(inner(value)))
     return pl.Float32() if value in (pl.Float32, pl.Float16) else pl.Float64()
+
+
+def inner(dtype: pl.DataType) -> pl.DataType:
+    """The type of a List's elements; of any other type, itself."""
+    if not isinstance(dtype, pl.List):
+        return dtype
+    found = dtype.inner
+    return found() if isinstance(found, type) else found
 
 
 def _all(*masks: Tensor | None) -> Tensor | None:
     given = [m for m in masks if m is not None]
-    return None if not given else given[0] if len(given) == 1 else torch.stack(given).all(0)
+    if len(given) < 2:
+        return given[0] if given else None
+    return torch.stack([m.to(given[0].device) for m in given]).all(0)
 
 
 def _joined(masks: list[Tensor | None], n: int, *, default: bool) -> Tensor | None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 import polars as pl
 from pydantic import BeforeValidator, Field, ValidationInfo, field_validator, model_validator
+from pydantic_core import PydanticCustomError
 
 from attention_core import scores, weights
 from attention_core.adjust import Clip, Scale
@@ -16,7 +17,7 @@ from attention_core.batches import Compression
 from attention_core.contract import Kind
 from attention_core.errors import JobError, nearest
 from attention_core.frozen import Frozen
-from attention_core.head import Head, Over
+from attention_core.head import Head, Over, inner
 from attention_core.health import MEASURES
 from attention_core.kinds import Score, Weight, catalogue, union
 from attention_core.sql import columns_of, row_expression
@@ -54,6 +55,15 @@ class Match(Frozen):
     type: Literal["float", "integer", "temporal", "text", "boolean", "vector"] | None = None
     exclude: tuple[str, ...] = Field(default=(), alias="except")
 
+    @field_validator("match")
+    @classmethod
+    def _a_pattern(cls, match: str) -> str:
+        try:
+            re.compile(match)
+        except (re.error, OverflowError, RecursionError) as error:
+            raise ValueError(f"{match!r} is not a pattern: {error}") from None
+        return match
+
     def among(self, schema: Mapping[str, pl.DataType]) -> tuple[str, ...]:
         return tuple(
             name
@@ -78,6 +88,13 @@ class Rename(Frozen):
 
     weight: str | None = None
     weighted: str | None = None
+
+    @field_validator("weight", "weighted")
+    @classmethod
+    def _can_be_filled(cls, name: str | None) -> str | None:
+        if name is not None and re.search(r"[{}]", re.sub(r"\{key\}|\{value\}", "", name)):
+            raise ValueError(f"{name!r}: only {{key}} and {{value}} may stand in braces")
+        return name
 
 
 class Rule(Frozen):
@@ -148,6 +165,8 @@ class Rule(Frozen):
         keys = self._columns(self.key, "key", schema)
         values = self._columns(self.value, "value", schema) if self.value is not None else keys
         over: Over = self.over.group if isinstance(self.over, Group) else self.over
+        for key in keys:
+            self._bound(key, over, schema)
         for sql, where in ((self.mask, "mask"), (self.fit, "fit")):
             self._known(columns_of(sql) if sql else (), where, schema)
         self._known(over if isinstance(over, tuple) else (), "over.group", schema)
@@ -158,8 +177,15 @@ class Rule(Frozen):
             raise self._wrong("value", f"{len(values)} values stand beside {len(keys)} keys; name as many")
         if self.apply != "multiply":
             values = ()
+        lists = over == "row" and any(isinstance(schema[key], pl.List) for key in keys)
+        if lists and len(keys) > 1:
+            raise self._wrong(
+                "key", "over: row shares attention among several columns or among the elements of one List"
+            )
         for value in values:
-            if not (schema[value].is_numeric() or schema[value] == pl.Boolean):
+            if lists != isinstance(schema[value], pl.List):
+                raise self._wrong("value", f"{value!r} is {schema[value]}; the weights of a List key multiply a List")
+            if not (inner(schema[value]).is_numeric() or inner(schema[value]) == pl.Boolean):
                 advice = "name another value, or apply: weights"
                 raise self._wrong("value", f"{value!r} is {schema[value]} and cannot be multiplied; {advice}")
         names = tuple(self._weight_name(key, several) for key in keys) or (self._weight_name(None, False),)
@@ -181,10 +207,7 @@ class Rule(Frozen):
     ) -> Head:
         score = self.score
         for key in keys:
-            try:
-                score = self.score.bound(schema[key])
-            except ValueError as error:
-                raise self._wrong("key", f"{key!r}: {error}") from None
+            score = self._bound(key, over, schema)
         weighted = self.rename.weighted or "{value}_weighted"
         return Head(
             rule=self.name or keys[0],
@@ -198,7 +221,14 @@ class Rule(Frozen):
             weights=names,
             values=tuple((v, weighted.format(value=v, key=keys[i] if keys else ""), i) for v, i in values),
             written=self.apply != "none",
+            lists=over == "row" and isinstance(schema[keys[0]], pl.List),
         )
+
+    def _bound(self, key: str, over: Over, schema: Mapping[str, pl.DataType]) -> Score[Any]:
+        try:
+            return self.score.bound(inner(schema[key]) if over == "row" else schema[key])
+        except ValueError as error:
+            raise self._wrong("key", f"{key!r}: {error}") from None
 
     def _weight_name(self, key: str | None, several: bool) -> str:
         if self.rename.weight is not None:
@@ -239,8 +269,12 @@ class Source(Frozen):
     @field_validator("path")
     @classmethod
     def _from_its_folder(cls, path: str | tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
-        paths = (path,) if isinstance(path, str) else path
-        return tuple(p if "://" in p else str(_based(p, "source.path", info)) for p in paths)
+        if isinstance(path, str):
+            path = (path,)
+            places = ["source.path"]
+        else:
+            places = [f"source.path[{i}]" for i in range(len(path))]
+        return tuple(p if "://" in p else str(_based(p, where, info)) for p, where in zip(path, places, strict=True))
 
     @field_validator("where")
     @classmethod
@@ -275,7 +309,10 @@ class Sink(Frozen):
             return None
         if "://" in str(path) or str(path).startswith(("s3:/", "gs:/", "az:/")):
             raise ValueError(f"{path}: object stores cannot be written yet; name a local folder")
-        return _based(path, f"sink.{info.field_name}", info)
+        based = _based(path, f"sink.{info.field_name}", info)
+        if not based.name:
+            raise ValueError(f"{path} is the root of all folders; name one in it")
+        return based
 
     def options(self) -> str:
         """The identity of what decides how rows are written."""
@@ -339,24 +376,31 @@ class Job(Frozen):
 
     @model_validator(mode="after")
     def _names_hold(self) -> Self:
-        names = [name for rule in self.attention if (name := rule.title()) is not None]
-        for name in names:
-            if names.count(name) > 1:
-                raise ValueError(f"two rules are called {name!r}; give one of them another name:")
+        names = list[str]()
+        for i, one in enumerate(self.attention):
+            name = one.title()
+            if name in names:
+                raise _wrong_entry(f"a rule above is called {name!r} too; name one of them anew", "attention", i)
             if name == "source":
-                raise ValueError("no rule can be called 'source'")
+                raise _wrong_entry("no rule can be called 'source'", "attention", i)
+            names += [name] if name is not None else []
         for rule, bounds in self.expect.items():
             if rule not in (*names, "source"):
-                raise ValueError(f"expect: no rule {rule!r}{nearest(rule, [*names, 'source'])}")
+                raise _wrong_entry(f"no rule {rule!r}{nearest(rule, [*names, 'source'])}", "expect", rule)
             known = ("batches", "rows") if rule == "source" else MEASURES
             for measure in bounds:
                 if measure not in known:
-                    raise ValueError(f"expect.{rule}: {measure!r} is not measured{nearest(measure, known)}")
+                    raise _wrong_entry(f"{measure!r} is not measured{nearest(measure, known)}", "expect", rule, measure)
         return self
 
     def work(self) -> Path:
         """The work folder."""
         return self.sink.work or self.sink.path.with_name(self.sink.path.name + ".farol")
+
+
+def _wrong_entry(what: str, *at: str | int) -> PydanticCustomError:
+    """Refuses an entry of the job, from a look at all of it."""
+    return PydanticCustomError("unknown_entry", "{what}", {"what": what, "at": at})
 
 
 def _based(path: str | Path, where: str, info: ValidationInfo) -> Path:

@@ -36,6 +36,8 @@ class Score(Kind[K]):
         """
         if dtype is None or dtype.is_numeric() or dtype == pl.Boolean or dtype.is_temporal():
             return self
+        if isinstance(dtype, pl.List):
+            raise ValueError(f"{self.word} looks at the elements of a List among themselves; say over: row")
         raise ValueError(f"{self.word} scores numbers, and this column is {dtype}")
 
 

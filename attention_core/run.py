@@ -20,7 +20,8 @@ import polars as pl
 from attention_core import batches
 from attention_core.attention import Look, Statistics, fit, hidden, one_thread, passes, resolved, types
 from attention_core.batches import Batch
-from attention_core.columns import numbers
+from attention_core.columns import elements, numbers
+from attention_core.devices import chosen
 from attention_core.errors import DataError, ExpectationMissed, JobError, Stopped, nearest
 from attention_core.frozen import digest
 from attention_core.head import Head
@@ -92,7 +93,7 @@ class Run:
 
     def __post_init__(self) -> None:
         chunk_rows = None if self.job.chunk_rows == "auto" else int(self.job.chunk_rows)
-        self.look = Look(self.heads, chunk_rows, self.stop.is_set, self.watch.rows)
+        self.look = Look(self.heads, chunk_rows, chosen(self.job.device), self.stop.is_set, self.watch.rows)
 
     @staticmethod
     def of(job: Job, **how: Any) -> Run:
@@ -260,7 +261,8 @@ class Run:
         with one_thread():
             for _, chunk in self.look.attended(batch, self.heads, statistics):
                 for column in weights:
-                    found = numbers(chunk[column])
+                    w = chunk[column]
+                    found = numbers(elements(w)[0] if isinstance(w.dtype, pl.List) else w)
                     here = Health.of(found.x, found.there, found.nan)
                     health[column] = health[column] + here if column in health else here
                 yield chunk.select(names)

@@ -104,7 +104,7 @@ def test_missing_as_a_number_and_as_an_error():
     f = pl.DataFrame({"b": [1.0, None, 3.0]})
     out = attend(f, [{"key": "b", "weight": "proportional", "missing": 9, "scale": {"sum": 8.0}}])
     assert out["b_weight"].to_list() == [2, 9, 6]
-    with pytest.raises(DataError, match="1 keys are missing"):
+    with pytest.raises(DataError, match="keys of .* are missing"):
         attend(f, [{"key": "b", "missing": "error"}])
 
 
@@ -164,3 +164,43 @@ def test_what_does_not_fit_is_said_in_one_line(rule, says):
     with pytest.raises(JobError) as error:
         attend(frame(10), [rule])
     assert says in str(error.value) and "\n" not in str(error.value)
+
+
+LISTS = pl.DataFrame(
+    {"x": [[1.0, 2.0, None], None, [], [math.nan, 3.0], [5.0], [None]], "m": [True] * 4 + [False, True]},
+    schema_overrides={"x": pl.List(pl.Float32)},
+    nan_to_null=False,
+)
+
+
+@pytest.mark.parametrize("rows", [1, 2, 100])
+def test_a_list_shares_attention_among_its_elements(rows):
+    out = attend(LISTS, [{"key": "x", "over": "row", "weight": "softmax", "mask": "m"}], rows)
+    e = math.exp(-1)
+    assert out["x_weight"].dtype == pl.List(pl.Float64) and out["x_weighted"].dtype == pl.List(pl.Float32)
+    weights = out["x_weight"].to_list()
+    assert weights[0] == [pytest.approx(e / (1 + e)), pytest.approx(1 / (1 + e)), None]
+    assert weights[1:3] == [None, []] and weights[3][1] == 1 and math.isnan(weights[3][0])
+    assert weights[4:] == [[None], [None]]
+    single = [None if v is None else np.float32(np.float64(v) * w) for v, w in zip([1, 2], weights[0][:2], strict=True)]
+    assert out["x_weighted"].to_list()[0] == [*single, None]
+    assert out.select("x", "m").equals(LISTS, null_equal=True)
+
+
+def test_a_list_of_another_length_is_refused():
+    f = pl.DataFrame({"x": [[1.0, 2.0]], "y": [[1.0]]})
+    with pytest.raises(DataError, match="not as long"):
+        attend(f, [{"key": "x", "over": "row", "value": "y"}])
+
+
+@pytest.mark.parametrize(
+    ("rule", "says"),
+    [
+        ({"key": "x"}, "say over: row"),
+        ({"key": "x", "over": "row", "value": "m"}, "multiply a List"),
+        ({"key": ["x", "m"], "over": "row"}, "one List"),
+    ],
+)
+def test_what_a_list_cannot_do(rule, says):
+    with pytest.raises(JobError, match=says):
+        attend(LISTS, [rule])

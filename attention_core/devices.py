@@ -1,0 +1,72 @@
+"""Which device, how many rows at once, and what to do when its memory runs out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import fields, is_dataclass, replace
+from typing import TypeVar
+
+import polars as pl
+import torch
+
+from attention_core.errors import DataError, JobError
+from attention_core.frozen import mapped
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+CPU = torch.device("cpu")
+BYTES_A_ROW = 512  # of a rule's tensors at their most, by far; what it misses, halving finds
+MOST_ROWS = 1 << 22
+
+
+def chosen(device: str) -> torch.device:
+    """The device that `auto`, cpu, cuda or cuda:N means here.
+
+    Raises:
+        JobError: for a device that is not there.
+    """
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    found = torch.device(device)
+    if found.type == "cuda" and (found.index or 0) >= torch.cuda.device_count():
+        there = torch.cuda.device_count()
+        what = f"{device} is not there: torch finds {there or 'no'} GPUs; device: auto takes what there is"
+        raise JobError(what, ("device",))
+    return found
+
+
+def rows_at_once(device: torch.device, on_cpu: int) -> int:
+    """How many rows a chunk has: what stays in the processor's caches, or what fits in the free memory of a GPU."""
+    if device.type != "cuda":
+        return on_cpu
+    free, _ = torch.cuda.mem_get_info(device)
+    return max(on_cpu, min(MOST_ROWS, int(free / 4 / BYTES_A_ROW)))
+
+
+def moved(value: T, device: torch.device) -> T:
+    """Plain data with all its tensors on a device: what kinds know, and states."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return replace(value, **{f.name: moved(getattr(value, f.name), device) for f in fields(value)})
+    return mapped(value, lambda tensor: tensor.to(device))  # type: ignore[no-any-return]
+
+
+def halving(
+    work: Callable[[pl.DataFrame, int], R], join: Callable[[R, R], R], frame: pl.DataFrame, start: int = 0
+) -> R:
+    """Does the work on a chunk, by halves where memory runs out; no kind can tell, since it works row by row.
+
+    work: takes rows, and where they begin in the chunk.
+
+    Raises:
+        DataError: where one row is too much.
+    """
+    try:
+        return work(frame, start)
+    except torch.OutOfMemoryError:
+        if frame.height <= 1:
+            raise DataError("the device has no memory left for a single row; stop what else runs on it") from None
+    torch.cuda.empty_cache()  # outside of `except`, which would hold on to the tensors of the failed try
+    half = frame.height // 2
+    first = halving(work, join, frame.slice(0, half), start)
+    return join(first, halving(work, join, frame.slice(half), start + half))
