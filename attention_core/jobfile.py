@@ -12,8 +12,9 @@ from typing import Any, Generic, TypeVar, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 from ruamel.yaml import YAML
-from ruamel.yaml.error import MarkedYAMLError, YAMLError
+from ruamel.yaml.error import MarkedYAMLError
 from ruamel.yaml.nodes import MappingNode, ScalarNode, SequenceNode
+from ruamel.yaml.reader import ReaderError
 
 from attention_core.errors import JobError, dotted, nearest
 
@@ -21,10 +22,12 @@ M = TypeVar("M", bound=BaseModel)
 At = tuple[str | int, ...]
 
 MOST_NODES = 100_000  # a file that says more is no job, but a few aliases of aliases
+MOST_DEEP = 100
 MOST_ERRORS = 10
 _TAG = "tag:yaml.org,2002:"
-_VARIABLE = re.compile(r"\$\$|\$\{([^}]*)\}|\$(?=\{)")
-_STEP = re.compile(r"([^.\[\]]+)|\[(\d+)\]")
+_VARIABLE = re.compile(r"\$\$(?=\$*\{)|\$\{([^}]*)\}|\$(?=\{)")
+_STEP = re.compile(r"([^.\[\]]+)|\[(\d{1,9})\]")
+_NO_TEXT = re.compile("[\0\ud800-\udfff]")
 _WRONG_TYPE = ("_type", "_parsing", "_from_float", "is_instance_of", "literal_error", "none_required")
 
 
@@ -57,7 +60,7 @@ class Loaded(Generic[M]):
 
     def located(self, error: JobError) -> JobError:
         """The error with the line and column of its entry, or of what stands nearest above it."""
-        return JobError(f"{_where(self.root, error.at)}: {error}") if error.at else error
+        return JobError(f"{_where(self.root, error.at)}: {_printable(str(error))}") if error.at else error
 
 
 def load(path: Path, model: type[M], overrides: Sequence[str] = ()) -> Loaded[M]:
@@ -86,13 +89,13 @@ def _read(path: Path) -> Node:
     try:
         text = path.read_bytes().decode()
     except UnicodeDecodeError as error:
-        raise JobError(f"{path}: not a job file: byte {error.start} is not UTF-8 text") from None
+        raise JobError(f"{_printable(str(path))}: not a job file: byte {error.start} is not UTF-8 text") from None
     except OSError as error:
-        raise JobError(f"{path}: cannot be read: {error.strerror}") from None
-    root = _parsed(text, path.name)
+        raise JobError(f"{_printable(str(path))}: cannot be read: {error.strerror}") from None
+    root = _parsed(text, _printable(path.name))
     if not isinstance(root.value, dict):
         raise JobError(
-            f"{path.name}:1:1: a job file holds `name:`, `source:`, `sink:` and `attention:`, this one no such"
+            f"{root.where}: a job file holds `name:`, `source:`, `sink:` and `attention:`; this one does not"
         )
     return root
 
@@ -100,13 +103,21 @@ def _read(path: Path) -> Node:
 def _parsed(text: str, name: str) -> Node:
     try:
         yaml = YAML(typ="safe", pure=True)
+        yaml.composer.warn_double_anchors = False  # YAML 1.2 lets an anchor be used again
         composed = yaml.compose(text)
     except MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         where = f"{name}:{mark.line + 1}:{mark.column + 1}" if mark else name
-        raise JobError(f"{where}: not YAML: {error.problem or error.context}") from None
-    except (YAMLError, ValueError, RecursionError) as error:
-        raise JobError(f"{name}: not YAML: {_printable(str(error).splitlines()[0])}") from None
+        said = ", ".join(part for part in (error.context, error.problem) if part)
+        raise JobError(f"{where}: not YAML: {_printable(said)}") from None
+    except ReaderError as error:
+        before = text[: error.position]
+        where = f"{name}:{before.count(chr(10)) + 1}:{len(before) - before.rfind(chr(10))}"
+        raise JobError(f"{where}: not YAML: the character {text[error.position]!r} has no place in it") from None
+    except RecursionError:
+        raise JobError(f"{name}:1:1: nested more than {MOST_DEEP} deep") from None
+    except Exception as error:  # what the parser did not foresee, as a character beyond Unicode
+        raise JobError(f"{name}:1:1: not YAML: {_printable(str(error))}") from None
     if composed is None:
         return Node(None, f"{name}:1:1", {})
     return _Reader(name, yaml).node(composed, ())
@@ -121,8 +132,12 @@ class _Reader:
     def node(self, composed: Any, above: tuple[int, ...]) -> Node:
         where = f"{self.name}:{composed.start_mark.line + 1}:{composed.start_mark.column + 1}"
         self.seen += 1
-        if self.seen > MOST_NODES or id(composed) in above or len(above) > 100:
-            raise JobError(f"{where}: an alias makes the file refer to itself, or very long; write it out")
+        if id(composed) in above:
+            raise JobError(f"{where}: an alias stands inside what it repeats; write it out")
+        if len(above) > MOST_DEEP:
+            raise JobError(f"{where}: nested more than {MOST_DEEP} deep")
+        if self.seen > MOST_NODES:
+            raise JobError(f"{where}: more than {MOST_NODES:,} entries, with those that aliases repeat")
         within = (*above, id(composed))
         match composed:
             case MappingNode() if composed.tag == _TAG + "map":
@@ -131,30 +146,44 @@ class _Reader:
                 return Node([self.node(item, within) for item in composed.value], where, {})
             case ScalarNode():
                 return Node(self._scalar(composed, where), where, {})
-        raise JobError(f"{where}: the tag {_printable(str(composed.tag))} has no meaning here; leave it out")
+        raise self._meaningless(composed, where)
 
     def _mapping(self, composed: MappingNode, where: str, within: tuple[int, ...]) -> Node:
         found, keys = dict[str, Node](), dict[str, str]()
         for key, value in composed.value:
             at = f"{self.name}:{key.start_mark.line + 1}:{key.start_mark.column + 1}"
-            if not isinstance(key, ScalarNode):
+            if not isinstance(key, ScalarNode) or not key.value:
                 raise JobError(f"{at}: a key must be a word")
             if key.value in found:
-                raise JobError(f"{at}: {_printable(key.value)!r} is here twice; the first is at {keys[key.value]}")
+                raise JobError(f"{at}: {_short(key.value)} is here twice; the first is at {keys[key.value]}")
             keys[key.value] = at
-            found[key.value] = self.node(value, within)
+            found[_text(key, at)] = self.node(value, within)
+            if isinstance(value, ScalarNode) and value.start_mark.index == value.end_mark.index:
+                found[key.value].where = at  # nothing is given, and the mark is that of whatever comes next
         return Node(found, where, keys)
 
     def _scalar(self, composed: ScalarNode, where: str) -> Any:
         tag = str(composed.tag).removeprefix(_TAG)
         if tag in ("str", "timestamp"):  # times are read by whoever wants one, with their zone
-            return _filled(composed.value, where)
+            return _filled(_text(composed, where), where)
         if tag in ("int", "float", "bool", "null"):
             try:
                 return self.yaml.constructor.construct_object(composed)
-            except (ValueError, OverflowError) as error:
-                raise JobError(f"{where}: {_printable(composed.value)}: {error}") from None
-        raise JobError(f"{where}: the tag {_printable(tag)} has no meaning here; leave it out")
+            except (ValueError, ArithmeticError, LookupError):
+                raise JobError(f"{where}: {_short(composed.value)} cannot be read as {tag}") from None
+        raise self._meaningless(composed, where)
+
+    def _meaningless(self, composed: Any, where: str) -> JobError:
+        tag = _printable(str(composed.tag).replace(_TAG, "!!"))
+        return JobError(f"{where}: the tag {tag} has no meaning here; leave it out")
+
+
+def _text(composed: ScalarNode, where: str) -> str:
+    """What the scalar says, if files and columns can be called so."""
+    text = str(composed.value)
+    if odd := _NO_TEXT.search(text):
+        raise JobError(f"{where}: {_short(text)} holds {odd[0]!r}, which is no character")
+    return text
 
 
 def _filled(text: str, where: str) -> str:
@@ -167,7 +196,7 @@ def _filled(text: str, where: str) -> str:
             raise JobError(f"{where}: ${{ without an end; write ${{NAME}}, or $${{ for the text itself")
         if found[1] not in os.environ:
             fix = f"set it, as in `export {found[1]}=...`" if found[1].isidentifier() else "write ${NAME}"
-            raise JobError(f"{where}: the environment variable {_printable(found[1])!r} is not set; {fix}")
+            raise JobError(f"{where}: the environment variable {found[1]!r} is not set; {fix}")
         return os.environ[found[1]]
 
     return _VARIABLE.sub(one, text)
@@ -179,10 +208,9 @@ def _override(root: Node, text: str) -> str:
     steps = [name or int(number) for name, number in _STEP.findall(entry)]
     if not equals or not steps or dotted(steps) != entry:
         raise JobError(f"--set {_printable(text)}: write it as path=value, as in --set sink.path=out")
-    node = root
+    node, where = root, f"--set {_printable(entry)}"
     for step, ahead in zip(steps, [*steps[1:], None], strict=True):
-        last = _parsed(value, f"--set {entry}") if ahead is None else None
-        node = _put(node, step, last, f"--set {entry}")
+        node = _put(node, step, _parsed(value, where) if ahead is None else None, where)
     return entry
 
 
@@ -194,7 +222,9 @@ def _put(node: Node, step: str | int, last: Node | None, where: str) -> Node:
             node.value[step] = Node(last.value, where, last.keys)
         return node.value[step]  # type: ignore[no-any-return]
     if isinstance(node.value, str):  # a bare word is {kind: word}
-        node.value = {"kind": Node(node.value, node.where, {})}
+        node.value, node.keys = {"kind": Node(node.value, node.where, {})}, {"kind": node.where}
+    if isinstance(node.value, list):
+        raise JobError(f"{where}: there is a list there; say which entry, as in [0].{_printable(step)}")
     if not isinstance(node.value, dict):
         node.value, node.keys = {}, {}
     if last is not None or step not in node.value:
@@ -207,17 +237,17 @@ def _lines(error: ValidationError, model: type[BaseModel], root: Node) -> list[s
     """One line for each entry that is wrong, in the order of the file."""
     found: dict[At, list[Any]] = {}
     for one in error.errors():
-        found.setdefault(_real(one["loc"], root, one["type"]), []).append(one)
-    deep = [at for at in found if not all(_is_type(e) for e in found[at])]
+        loc = (*one["loc"], *one.get("ctx", {}).get("at", ()))
+        found.setdefault(_real(loc, root, one["type"]), []).append(one)
     told = {}
     for at, errors in found.items():
-        below = [d for d in deep if len(d) > len(at) and d[: len(at)] == at]
-        if below and all(_is_type(e) for e in errors):
-            continue  # a form of the entry that was not meant
-        unknown = errors[0]["type"] == "extra_forbidden"
+        below = any(len(d) > len(at) and d[: len(at)] == at for d in found)
+        if below and all(_is_type(e) or e["type"] == "too_short" for e in errors):
+            continue  # a form of the entry that was not meant, or a list that lost what is wrong in it
+        unknown = errors[0]["type"] in ("extra_forbidden", "unknown_entry")
         entry = f"{dotted(at)}: " if at else ""
-        told[at] = f"{_where(root, at, unknown)}: {entry}{_printable(_said(errors, at, model, root))}"
-    lines = list(told.values())
+        told[at] = f"{_where(root, at, unknown)}: {_printable(entry + _said(errors, at, model))}"
+    lines = [told[at] for at in sorted(told, key=lambda at: _order(root, at))]
     more = [f"and {len(lines) - MOST_ERRORS} more"] if len(lines) > MOST_ERRORS else []
     return lines[:MOST_ERRORS] + more
 
@@ -232,16 +262,28 @@ def _real(loc: Sequence[str | int], root: Node, kind: str) -> At:
             at.append(step)
         elif kind == "missing" and i == len(loc) - 1:
             at.append(step)
-    if kind.startswith("union_tag") and "kind" in node.inside():
-        at.append("kind")
+    if kind.startswith("union_tag") and ("kind" in node.inside() or isinstance(node.value, str)):
+        at.append("kind")  # which a bare word is
     return tuple(at)
+
+
+def _order(root: Node, at: At) -> list[int]:
+    """Sorts as the file does; what is missing goes before what is there."""
+    node, order = root, list[int]()
+    for step in at:
+        inside = node.inside()
+        if step not in inside:
+            return [*order, -1]
+        order.append(list(inside).index(step))
+        node = inside[step]
+    return order
 
 
 def _is_type(error: Any) -> bool:
     return str(error["type"]).endswith(_WRONG_TYPE)
 
 
-def _said(errors: list[Any], at: At, model: type[BaseModel], root: Node) -> str:
+def _said(errors: list[Any], at: At, model: type[BaseModel]) -> str:
     """What is wrong with one entry, from what each form of it says."""
     first = next((e for e in errors if not _is_type(e)), errors[0])
     given, context = first["input"], first.get("ctx", {})
@@ -253,11 +295,15 @@ def _said(errors: list[Any], at: At, model: type[BaseModel], root: Node) -> str:
         case "union_tag_invalid":
             what = str(at[-2] if at[-1] == "kind" else at[-1])
             known = [w.strip("' ") for w in context["expected_tags"].split(",")]
-            return f"{context['tag']!r} is not a {what}{nearest(context['tag'], known)}"
+            return f"{_short(given['kind'])} is not a {what}{nearest(context['tag'], known)}"
         case "union_tag_not_found":
             return "needs a kind, as in {kind: ...}"
         case "value_error":
             return str(context["error"])
+        case "too_short" | "string_too_short" if context["min_length"] == 1:
+            return "must not be empty"
+        case "too_long":
+            return f"holds {context['actual_length']} entries, and {context['max_length']} is the most"
         case _ if _is_type(first):
             return (
                 f"{_short(given)} is not {' or '.join(dict.fromkeys(w for e in errors for w in _wanted(e)))}"
@@ -271,7 +317,8 @@ def _wanted(error: Any) -> list[str]:
     if kind == "literal_error":
         return [w.strip("' ") for w in re.split(r",| or ", context["expected"])]
     words = {
-        "string_type": "a text", "tuple_type": "a list", "model_type": "a mapping", "dict_type": "a mapping",
+        "string_type": "a text", "tuple_type": "a list", "model_type": "a mapping",
+        "model_attributes_type": "a word or a mapping", "dict_type": "a mapping",
         "float_type": "a number", "float_parsing": "a number", "int_type": "a whole number",
         "int_parsing": "a whole number", "int_from_float": "a whole number", "bool_type": "true or false",
         "bool_parsing": "true or false", "datetime_type": "a timestamp", "datetime_parsing": "a timestamp",
@@ -288,9 +335,8 @@ def _advice(given: Any, errors: list[Any]) -> str:
     near = nearest(given, words) if isinstance(given, str) and words else ""
     if not near.startswith("; did"):
         near = ""
-    if not isinstance(given, str) and any(e["type"] == "string_type" for e in errors):
-        return '; put it in quotes, "' + str(given) + '"' if isinstance(given, int | float) else near
-    return near
+    quotes = isinstance(given, int | float) and any(e["type"] == "string_type" for e in errors)
+    return "; put it in quotes" if quotes else near
 
 
 def _names(model: Any, loc: Sequence[str | int]) -> list[str]:
@@ -340,8 +386,8 @@ def _where(root: Node, at: At, key: bool = False) -> str:
         inside = node.inside()
         if step not in inside:
             return where
-        if key and i == len(at) - 1:
-            return node.keys[str(step)]
+        if key and i == len(at) - 1 and isinstance(step, str):
+            return node.keys[step]
         node = inside[step]
         where = node.where
     return where
