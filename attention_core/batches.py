@@ -74,10 +74,10 @@ class Batch:
             if columns is not None:
                 own = [c for c in columns if c not in self.partitions]
                 lazy = lazy.select(own or lazy.collect_schema().names()[:1])
-            start = 0
+            start, folders = 0, self._partition_columns()
             for frame in lazy.collect_batches(chunk_size=rows, maintain_order=True):
                 for chunk in frame.iter_slices(rows):
-                    yield start, chunk.with_columns(self._partition_columns())
+                    yield start, chunk.with_columns(folders) if folders else chunk
                     start += chunk.height
 
     def _partition_columns(self) -> list[pl.Expr]:

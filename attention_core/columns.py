@@ -70,9 +70,9 @@ def numbers(column: pl.Series) -> Numbers:
     elif isinstance(dtype, pl.Datetime | pl.Duration) and dtype.time_unit != "us":
         x = x * _PER_MICROSECOND[dtype.time_unit]
     there = mask(column)
-    nan = x.isnan() if dtype.is_float() else None
-    if nan is not None:
-        nan = nan if there is None else nan & there
+    nan = None
+    if dtype.is_float() and bool(x.sum().isnan()):  # five times faster than to look at each; true of inf − inf too
+        nan = x.isnan() if there is None else x.isnan() & there
         nan = nan if bool(nan.any()) else None
     return Numbers(x, there, nan)
 

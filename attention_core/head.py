@@ -120,7 +120,7 @@ class Head(Frozen):
             ids = torch.arange(frame.height).repeat_interleave(lengths)
             return Look(numbers(flat), masked, None, Segments(None, ids, frame.height), device)
         exprs = self._expressions()
-        found = [numbers(frame.with_columns(expr.alias("#key"))["#key"]) for expr in exprs]
+        found = [numbers(_column(frame, expr)) for expr in exprs]
         teaches = None if self.teaches is None else _true(frame, self.teaches)
         if self.over != "row":
             return Look(found[0], masked, teaches, segments, device)
@@ -153,9 +153,7 @@ class Head(Frozen):
             unseen = None if known.count is None else known.count == 0
             unseen = None if unseen is None or not bool(unseen.any()) else rows.at(unseen).expand(len(rows.x))
         weight, there = self._weights(rows, look, unseen)
-        return frame.with_columns(
-            self._of_lists(frame, weight, there) if self.lists else self._plain(frame, weight, there)
-        )
+        return frame.hstack(self._of_lists(frame, weight, there) if self.lists else self._plain(frame, weight, there))
 
     def _plain(self, frame: pl.DataFrame, weight: Tensor, there: Tensor | None) -> list[pl.Series]:
         k = len(self.weights)
@@ -202,10 +200,16 @@ class Head(Frozen):
 
 
 def _true(frame: pl.DataFrame, sql: str) -> Tensor:
-    column = frame.with_columns(row_expression(sql).alias("#true"))["#true"]
+    column = _column(frame, row_expression(sql))
     if column.dtype != pl.Boolean:
         raise DataError(f"{sql!r} is {column.dtype}, where true or false is wanted")
     return true(column)
+
+
+def _column(frame: pl.DataFrame, expression: pl.Expr) -> pl.Series:
+    if expression.meta.is_column():
+        return frame[expression.meta.output_name()]
+    return frame.with_columns(expression.alias("#"))["#"]
 
 
 def _multiplied(column: pl.Series, weight: Tensor, there: Tensor | None, name: str) -> pl.Series:

@@ -34,13 +34,13 @@ class Health:
         w = weights if there is None else weights[there] if nan is None else weights[there & ~nan]
         w = w if there is not None or nan is None else w[~nan]
         low, high = (float(v) for v in w.aminmax()) if len(w) else (math.inf, -math.inf)
-        if max(abs(low), abs(high)) > 1e150 and len(w):
-            w = w[w.abs() <= 1e150]  # whose squares can be summed
-        total: tuple[Sums, Sums, Sums] | None = None
+        values, counts = _two(w, low, high)
         zeros = 0
-        for block in torch.split(w, BLOCK) if len(w) else [w]:
-            zeros += int((block == 0).sum())
-            sums = (_sum(block), _sum(block * block), _sum(torch.special.xlogy(block, block.clamp(min=5e-324))))
+        total: tuple[Sums, Sums, Sums] | None = None
+        blocks = torch.split(values, BLOCK) if counts is None else [values]
+        for block in blocks:
+            zeros += int(((block == 0) if counts is None else counts[block == 0]).sum())
+            sums = _terms(block, counts)
             total = sums if total is None else _added(total, sums)
         assert total is not None
         return Health(len(weights), nulls, nans, zeros, low + 0.0, high + 0.0, total)
@@ -95,8 +95,24 @@ class Health:
         return Health(rows, nulls, nans, zeros, low, high, (a, b, c))
 
 
-def _sum(x: Tensor) -> Sums:
-    return Sums.of(x, None, 1)
+def _two(w: Tensor, low: float, high: float) -> tuple[Tensor, Tensor | None]:
+    """The weights; where there are but two of them, as of a gate, these and how often each is there."""
+    at_high = w == high
+    if not len(w) or not bool(((w == low) | at_high).all()):
+        return w, None
+    many = at_high.sum()
+    return torch.tensor([low, high], dtype=w.dtype), torch.stack([len(w) - many, many]).cpu()
+
+
+def _terms(w: Tensor, counts: Tensor | None) -> tuple[Sums, Sums, Sums]:
+    """Σw, Σw² and Σw·ln w, of those whose squares can be summed; each weight as often as it is there."""
+    usable = w.abs() <= 1e150
+    if not bool(usable.all()):
+        w, counts = w[usable], None if counts is None else counts[usable]
+    logs = w * w.clamp(min=5e-324).log()
+    if counts is None:
+        return Sums.of(w, None, 1), Sums.of(w * w, None, 1), Sums.of(logs, None, 1)
+    return Sums.repeated(w, counts), Sums.repeated(w * w, counts), Sums.repeated(logs, counts)
 
 
 def _added(a: tuple[Sums, Sums, Sums], b: tuple[Sums, Sums, Sums]) -> tuple[Sums, Sums, Sums]:

@@ -265,7 +265,7 @@ class Run:
                     found = numbers(elements(w)[0] if isinstance(w.dtype, pl.List) else w)
                     here = Health.of(found.x, found.there, found.nan)
                     health[column] = health[column] + here if column in health else here
-                yield chunk.select(names)
+                yield chunk[names]
 
     def _footer(
         self, batch: Batch, now: Fingerprint, statistics: str, rows: int, health: Mapping[str, Health]

@@ -47,6 +47,16 @@ class Sums:
             limbs = _by_segment(x, ids, tops)
         return Sums(tops, limbs & _MASK, limbs >> BITS)
 
+    @staticmethod
+    def repeated(x: Tensor, counts: Tensor) -> Sums:
+        """The sum of x (m,) float64, each of them counts (m,) int64 times: the same bits as adding them one by one."""
+        there = counts > 0
+        x, counts = x[there], counts[there]
+        tops = _tops(x, None, 1)
+        ids = torch.arange(len(x), device=x.device)
+        limbs = (_by_segment(x, ids, tops.expand(len(x))) * counts).sum(1, keepdim=True)
+        return Sums(tops, limbs & _MASK, limbs >> BITS)
+
     def __add__(self, other: Sums) -> Sums:
         top = torch.maximum(self.top, other.top)
         a, b = self._aligned(top), other._aligned(top)
