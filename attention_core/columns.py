@@ -43,7 +43,9 @@ def tensor(column: pl.Series) -> Tensor:
         column = column.cast(pl.UInt8)
     if column.dtype.is_decimal():
         column = column.cast(pl.Float64)
-    array = column.to_physical().to_arrow()
+    if column.dtype.is_temporal():
+        column = column.to_physical()  # a query of its own, which costs more than all that follows
+    array = column.to_arrow()
     if not len(array):
         return torch.empty(0, dtype=torch.float64)
     if array.null_count:

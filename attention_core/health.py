@@ -24,7 +24,7 @@ class Health:
     zeros: int
     low: float
     high: float
-    sums: tuple[Sums, Sums, Sums]
+    sums: Sums
 
     @staticmethod
     def of(weights: Tensor, there: Tensor | None, nan: Tensor | None) -> Health:
@@ -36,12 +36,12 @@ class Health:
         low, high = (float(v) for v in w.aminmax()) if len(w) else (math.inf, -math.inf)
         values, counts = _two(w, low, high)
         zeros = 0
-        total: tuple[Sums, Sums, Sums] | None = None
+        total: Sums | None = None
         blocks = torch.split(values, BLOCK) if counts is None else [values]
         for block in blocks:
             zeros += int(((block == 0) if counts is None else counts[block == 0]).sum())
             sums = _terms(block, counts)
-            total = sums if total is None else _added(total, sums)
+            total = sums if total is None else total + sums
         assert total is not None
         return Health(len(weights), nulls, nans, zeros, low + 0.0, high + 0.0, total)
 
@@ -53,7 +53,7 @@ class Health:
             self.zeros + other.zeros,
             min(self.low, other.low),
             max(self.high, other.high),
-            _added(self.sums, other.sums),
+            self.sums + other.sums,
         )
 
     def summary(self) -> dict[str, float | int | None]:
@@ -62,7 +62,7 @@ class Health:
         entropy: −Σp·ln p with p = w/Σw, in nats. effective_sample_size: Kish's (Σw)²/Σw².
         """
         n = self.rows - self.nulls - self.nans
-        total, squares, logs = (float(s.value()) for s in self.sums)
+        total, squares, logs = self.sums.value().tolist()
         positive = n > 0 and self.low >= 0 and total > 0
         return {
             "rows": self.rows,
@@ -82,7 +82,7 @@ class Health:
 
     def plain(self) -> dict[str, object]:
         """The state as plain data, for a file's footer."""
-        sums = [[s.top.tolist(), s.low.tolist(), s.high.tolist()] for s in self.sums]
+        sums = [self.sums.top.tolist(), self.sums.low.tolist(), self.sums.high.tolist()]
         extents = [v.hex() for v in (self.low, self.high)]
         return {"counts": [self.rows, self.nulls, self.nans, self.zeros], "extents": extents, "sums": sums}
 
@@ -90,30 +90,25 @@ class Health:
     def from_plain(plain: dict[str, object]) -> Health:
         """The state that `plain` gave."""
         low, high = (float.fromhex(v) for v in plain["extents"])  # type: ignore[attr-defined]
-        a, b, c = (Sums(*(torch.tensor(v) for v in s)) for s in plain["sums"])  # type: ignore[attr-defined]
+        sums = Sums(*(torch.tensor(v) for v in plain["sums"]))  # type: ignore[attr-defined]
         rows, nulls, nans, zeros = (int(v) for v in plain["counts"])  # type: ignore[attr-defined]
-        return Health(rows, nulls, nans, zeros, low, high, (a, b, c))
+        return Health(rows, nulls, nans, zeros, low, high, sums)
 
 
 def _two(w: Tensor, low: float, high: float) -> tuple[Tensor, Tensor | None]:
     """The weights; where there are but two of them, as of a gate, these and how often each is there."""
-    at_high = w == high
-    if not len(w) or not bool(((w == low) | at_high).all()):
+    at_low, at_high = (int((w == value).sum()) for value in (low, high))
+    if not len(w) or (low < high and at_low + at_high < len(w)):
         return w, None
-    many = at_high.sum()
-    return torch.tensor([low, high], dtype=w.dtype), torch.stack([len(w) - many, many]).cpu()
+    return torch.tensor([low, high], dtype=w.dtype), torch.tensor([len(w) - at_high, at_high])
 
 
-def _terms(w: Tensor, counts: Tensor | None) -> tuple[Sums, Sums, Sums]:
+def _terms(w: Tensor, counts: Tensor | None) -> Sums:
     """Σw, Σw² and Σw·ln w, of those whose squares can be summed; each weight as often as it is there."""
     usable = w.abs() <= 1e150
     if not bool(usable.all()):
         w, counts = w[usable], None if counts is None else counts[usable]
-    logs = w * w.clamp(min=5e-324).log()
-    if counts is None:
-        return Sums.of(w, None, 1), Sums.of(w * w, None, 1), Sums.of(logs, None, 1)
-    return Sums.repeated(w, counts), Sums.repeated(w * w, counts), Sums.repeated(logs, counts)
-
-
-def _added(a: tuple[Sums, Sums, Sums], b: tuple[Sums, Sums, Sums]) -> tuple[Sums, Sums, Sums]:
-    return (a[0] + b[0], a[1] + b[1], a[2] + b[2])
+    terms = [w, w * w, w * w.clamp(min=5e-324).log()]
+    if counts is None or not len(w):
+        return Sums.beside([Sums.of(term, None, 1) for term in terms])
+    return Sums.repeated(torch.stack(terms), counts)

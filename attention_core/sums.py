@@ -11,6 +11,7 @@ using small and large superaccumulators" (2015).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -49,13 +50,19 @@ class Sums:
 
     @staticmethod
     def repeated(x: Tensor, counts: Tensor) -> Sums:
-        """The sum of x (m,) float64, each of them counts (m,) int64 times: the same bits as adding them one by one."""
-        there = counts > 0
-        x, counts = x[there], counts[there]
-        tops = _tops(x, None, 1)
-        ids = torch.arange(len(x), device=x.device)
-        limbs = (_by_segment(x, ids, tops.expand(len(x))) * counts).sum(1, keepdim=True)
+        """Sums x (size, m) float64 by row, each number counts (m,) int64 times: the bits of adding them one by one."""
+        size, m = x.shape
+        x = torch.where(counts > 0, x, 0.0)
+        tops = _above(x.abs().amax(1))
+        one_each = _by_segment(x.reshape(-1), torch.arange(size * m, device=x.device), tops.repeat_interleave(m))
+        limbs = (one_each.reshape(LIMBS, size, m) * counts).sum(2)
         return Sums(tops, limbs & _MASK, limbs >> BITS)
+
+    @staticmethod
+    def beside(sums: Sequence[Sums]) -> Sums:
+        """The segments of several sums, one after another."""
+        top = torch.cat([s.top for s in sums])
+        return Sums(top, torch.cat([s.low for s in sums], 1), torch.cat([s.high for s in sums], 1))
 
     def __add__(self, other: Sums) -> Sums:
         top = torch.maximum(self.top, other.top)
@@ -117,6 +124,10 @@ def _tops(x: Tensor, ids: Tensor | None, size: int) -> Tensor:
         largest = x.abs().amax().reshape(1) if x.numel() else x.new_zeros(1)
     else:
         largest = x.new_zeros(size).scatter_reduce_(0, ids, x.abs(), "amax")
+    return _above(largest)
+
+
+def _above(largest: Tensor) -> Tensor:
     exponent = torch.frexp(largest).exponent.to(torch.int64)  # |x| < 2^exponent
     return torch.where(largest > 0, -torch.div(-exponent, BITS, rounding_mode="floor"), NONE)
 
