@@ -492,15 +492,17 @@ def _one_schema(found: Sequence[Batch]) -> dict[str, pl.DataType]:
 
 
 def sample(run: Run, rows: int) -> tuple[pl.DataFrame, bool]:
-    """The first rows with what the rules add, and whether they are what a run would write.
+    """The first rows, as rules look at them and with what they add, and whether they are what a run would write.
 
     Where rules ask for their whole scope, they are fitted on the first batch that has rows, which is no more than a
     look.
     """
+    reads = {c for head in run.heads for c in head.reads()}
+    looked_at = [*(c for c in run.columns if c in reads), *run.added()]
     for batch in run.batches:
         look = Look(run.heads, None if run.heads and any(h.asks() for h in run.heads) else max(rows, 1))
         statistics = fit(look, lambda work, batch=batch: [work(batch)])  # type: ignore[misc]
         for _, chunk in look.attended(batch, run.heads, statistics):
-            shown = chunk.head(rows).select([*run.columns, *run.added()])
+            shown = chunk[looked_at].head(rows)
             return shown, len(run.batches) == 1 or not any(h.asks() for h in run.heads)
-    return pl.DataFrame(schema={**run.columns, **run.added()}), True
+    return pl.DataFrame(schema={c: t for c, t in {**run.columns, **run.added()}.items() if c in looked_at}), True

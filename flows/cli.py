@@ -5,8 +5,11 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import signal
 import sys
 import tomllib
+import traceback
+from importlib import metadata
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -26,12 +29,16 @@ app = App(
     name="farol",
     help="Attention on Parquet data, in batches: score, weigh, multiply. A job file says how.",
     help_format="markdown",
+    suppress_keyboard_interrupt=False,
+    version=lambda: metadata.version("farol"),
     version_flags=["--version"],
 )
 
 Sets = Annotated[
     tuple[str, ...],
-    Parameter(name="--set", help="An entry of the job file by its dotted path, as in `--set sink.path=out`"),
+    Parameter(
+        name="--set", negative=(), help="An entry of the job file by its dotted path, as in `--set sink.path=out`"
+    ),
 ]
 Json = Annotated[bool, Parameter(negative=(), help="Print JSON instead of a table")]
 
@@ -39,6 +46,7 @@ Json = Annotated[bool, Parameter(negative=(), help="Print JSON instead of a tabl
 @app.command
 def run(
     job: Path,
+    /,
     *,
     full: Annotated[bool, Parameter(negative=(), help="Do all batches again, also those that are done")] = False,
     redo: Annotated[str | None, Parameter(help="Do batches again whose name matches this glob")] = None,
@@ -74,7 +82,12 @@ def run(
 
 @app.command
 def plan(
-    job: Path, *, set: Sets = (), all: Annotated[bool, Parameter(negative=())] = False, json: Json = False
+    job: Path,
+    /,
+    *,
+    set: Sets = (),
+    all: Annotated[bool, Parameter(negative=(), help="Every batch, also those that are done")] = False,
+    json: Json = False,
 ) -> None:
     """Says what a run would do, and why. Reads footers only, and writes nothing."""
     from attention_core.run import opened
@@ -92,8 +105,8 @@ def plan(
 
 
 @app.command
-def preview(job: Path, *, rows: Annotated[int, Parameter(help="How many")] = 10, set: Sets = ()) -> None:
-    """Shows the first rows, before and after, as a table; nothing is written."""
+def preview(job: Path, /, *, rows: Annotated[int, Parameter(help="How many")] = 10, set: Sets = ()) -> None:
+    """Shows the first rows, before and after: the columns that rules look at, and those they add. Writes nothing."""
     from attention_core.run import opened, sample
     from flows import show
 
@@ -101,12 +114,12 @@ def preview(job: Path, *, rows: Annotated[int, Parameter(help="How many")] = 10,
     shown, whole = sample(opening, rows)
     show.frame(shown, opening.added())
     if not whole:
-        what = "its rules need their whole scope, and this looked at the first batch only: "
-        show.out.print(f"[yellow]note[/yellow]: {what}{opening.batches[0].name}", soft_wrap=True)
+        what = "its rules need their whole scope, and this looked at the first batch only"
+        show.note(f"{what}: {opening.batches[0].name}")
 
 
 @app.command
-def check(job: Path, *, set: Sets = ()) -> None:
+def check(job: Path, /, *, set: Sets = ()) -> None:
     """Says whether a job file is right, against the schema of its source. Reads no data."""
     from attention_core.run import opened
     from flows import show
@@ -156,10 +169,10 @@ def main() -> None:
         app(tokens, exit_on_error=False, print_error=False)
         status = 0
     except CycloptsError as error:
-        status = _complain(f"{str(error).strip()}\nfarol --help shows what there is", 2)
+        status = _complain(f"{' '.join(str(error).split())} farol --help shows what there is", 2)
     except FarolError as error:
         if debug:
-            raise
+            traceback.print_exc()
         status = _complain(str(error), error.status)
     except KeyboardInterrupt:
         status = _complain("interrupted; the sink is as it was, and the next run goes on from here", 130)
@@ -168,7 +181,7 @@ def main() -> None:
         status = 1
     except Exception as error:
         if debug:
-            raise
+            traceback.print_exc()
         line = (str(error).strip().splitlines() or [""])[0]
         status = _complain(f"{type(error).__name__}: {line}; --debug shows where", 1)
     sys.exit(status)
@@ -181,6 +194,7 @@ def _complain(message: str, status: int) -> int:
 
 def _flow(job: Path, full: bool, redo: str | None, overrides: list[str]) -> dict[str, Any]:
     _quietly()
+    _interruptible()
     from flows.attend import WATCH, Options, attend
     from flows.show import Bar, err
 
@@ -197,6 +211,12 @@ def _flow(job: Path, full: bool, redo: str | None, overrides: list[str]) -> dict
 def _quietly() -> None:
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
+
+
+def _interruptible() -> None:
+    """Gives Ctrl-C back to Python: Polars takes it when it is imported, and answers with panics of its threads."""
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _pairs(overrides: Any) -> dict[str, str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+from zoneinfo import ZoneInfo
 
 from prefect import serve
 from prefect.schedules import Cron
@@ -19,8 +19,8 @@ def serve_all(jobs: Mapping[str, Path], cron: str, timezone: str, overrides: Map
     Raises:
         JobError: for a schedule or a time zone that is none.
     """
+    _refuse_no_zone(timezone)
     try:
-        ZoneInfo(timezone)
         schedule = Cron(cron, timezone=timezone)
         deployments = [
             attend.to_deployment(
@@ -32,8 +32,13 @@ def serve_all(jobs: Mapping[str, Path], cron: str, timezone: str, overrides: Map
             )
             for name, path in jobs.items()
         ]
-    except ZoneInfoNotFoundError:
-        raise JobError(f"--timezone {timezone}: no such time zone; an example is Europe/Lisbon") from None
     except ValueError as error:
         raise JobError(f"--cron {cron!r}: {str(error).splitlines()[0]}; an example is '0 2 * * *'") from None
     serve(*deployments, limit=1)  # type: ignore[arg-type]
+
+
+def _refuse_no_zone(timezone: str) -> None:
+    try:
+        ZoneInfo(timezone)
+    except (KeyError, ValueError, OSError):  # not found, a path that leads elsewhere, a folder of zones
+        raise JobError(f"--timezone {timezone!r}: no such time zone; an example is Europe/Lisbon") from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import sys
 import threading
 from collections.abc import Iterable, Mapping, Sequence
@@ -11,12 +12,15 @@ import polars as pl
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
 from attention_core.run import Plan, Run, Watch
 from flows.summary import HEADERS, counted, headline, planned, table
 
-out = Console(highlight=False, width=None if sys.stdout.isatty() else 200)
-err = Console(stderr=True, highlight=False)
+# Names and data are printed as they stand: what looks like markup or an emoji in them is none.
+out = Console(highlight=False, markup=False, emoji=False, width=None if sys.stdout.isatty() else 10_000)
+WIDE = 160  # columns of a page, where the output is no terminal
+err = Console(stderr=True, highlight=False, markup=False, emoji=False)
 
 
 class Bar(Watch):
@@ -64,7 +68,7 @@ class Bar(Watch):
 
 def summary(record: Mapping[str, Any], again: str) -> None:
     """The end of a run: what was done, what the weights look like, where the rows are, what to try next."""
-    out.print(f"[bold]{record['job']}[/bold]: {headline(record)}")
+    out.print(Text.assemble((record["job"], "bold"), f": {headline(record)}"))
     if record["batches"]:
         out.print(_table(HEADERS, table(record), right_from=1))
         out.print("min, mean and max are of the weights; effective is Kish's effective sample size", style="dim")
@@ -74,7 +78,8 @@ def summary(record: Mapping[str, Any], again: str) -> None:
 
 def plan(run: Run, found: Plan, every: bool) -> None:
     """What would be done, and why."""
-    out.print(f"[bold]{run.job.name}[/bold]: {planned(found.counts())}; {counted(found.passes, 'fitting pass')}")
+    what = f": {planned(found.counts())}; {counted(found.passes, 'fitting pass')}"
+    out.print(Text.assemble((run.job.name, "bold"), what))
     lines = [(e.name, e.status, e.why) for e in found.entries] + [(n, "gone", "no input") for n in found.gone]
     shown = lines if every else [line for line in lines if line[1] != "done"][:20]
     if shown:
@@ -89,15 +94,18 @@ def plan(run: Run, found: Plan, every: bool) -> None:
 
 
 def frame(rows: pl.DataFrame, added: Iterable[str]) -> None:
-    """Rows as a table, the columns that rules add in bold."""
+    """Rows as a table, the columns that rules add in bold; one line a column where they do not fit side by side."""
     new = set(added)
+    titles = [Text(name, style="bold" if name in new else "") for name in rows.columns]
     drawn = Table(box=None, pad_edge=False)
-    for name, dtype in rows.schema.items():
-        drawn.add_column(
-            f"[bold]{name}[/bold]" if name in new else name, justify="right" if dtype.is_numeric() else "left"
-        )
+    for title, dtype in zip(titles, rows.dtypes, strict=True):
+        drawn.add_column(title, justify="right" if dtype.is_numeric() else "left", no_wrap=True)
     for row in rows.iter_rows():
         drawn.add_row(*(cell(value) for value in row))
+    if len(titles) > 1 and out.measure(drawn).maximum > min(out.width, WIDE):
+        drawn = Table(box=None, pad_edge=False, show_header=False)
+        for title, column in zip(titles, rows.iter_columns(), strict=True):
+            drawn.add_row(title, *(cell(value) for value in column))
     out.print(drawn)
 
 
@@ -108,9 +116,16 @@ def cell(value: object) -> str:
             return "null"
         case float():
             return f"{value:.6g}"
+        case dt.datetime():
+            return value.isoformat(" ", "auto")
         case list():
             return "[" + ", ".join(cell(v) for v in value) + "]"
     return str(value)
+
+
+def note(text: str) -> None:
+    """What a person should know of what is shown."""
+    out.print(Text.assemble(("note", "yellow"), f": {text}"), soft_wrap=True)
 
 
 def _table(headers: Sequence[str], rows: Iterable[Sequence[str]], right_from: int | None = None) -> Table:

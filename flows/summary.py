@@ -42,9 +42,10 @@ def number(value: float | int | None) -> str:
     """A measure as a person reads it: four digits, thousands apart."""
     if value is None:
         return "–"
-    if value == 0 or 1e-3 <= abs(value) < 1e4:
+    size = float(f"{abs(value):.4g}")
+    if size == 0 or 1e-3 <= size < 1e4:
         return f"{value:.4g}"
-    return f"{value:,.0f}" if 1e4 <= abs(value) < 1e12 else f"{value:.2e}"
+    return f"{value:,.0f}" if 1e4 <= size < 1e12 else f"{value:.2e}"
 
 
 def counted(n: int, one: str) -> str:
