@@ -1,0 +1,191 @@
+"""The flow: its tasks, what it leaves in Prefect's history, what it returns, and how it fails."""
+
+import threading
+import time
+
+import polars as pl
+import pytest
+
+from attention_core.batches import Batch
+from attention_core.errors import DataError, FarolError
+from attention_core.run import Run, Watch
+from flows.attend import MOST_TASKS, WATCH, Options, attend, groups
+
+pytestmark = pytest.mark.usefixtures("server")
+FITTED = "{kind: threshold, above: 5}", "zscore"
+
+
+def batches(tmp_path, *sizes):
+    """Batches of so many bytes."""
+    found = []
+    for i, size in enumerate(sizes):
+        (tmp_path / f"{i}.parquet").write_bytes(b"x" * size)
+        found.append(Batch(tmp_path / f"{i}.parquet", f"{i}.parquet"))
+    return found
+
+
+def ran(**options):
+    return attend(Options(job="job.yaml", **options))
+
+
+def history():
+    """The last flow run and its tasks, once the server has written down how they ended."""
+    from prefect.client.orchestration import get_client
+    from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
+    from prefect.client.schemas.sorting import FlowRunSort
+
+    with get_client(sync_client=True) as client:
+        flow_run = client.read_flow_runs(sort=FlowRunSort.START_TIME_DESC, limit=1)[0]
+        this = FlowRunFilter(id=FlowRunFilterId(any_=[flow_run.id]))
+        until = time.monotonic() + 10
+        while time.monotonic() < until:
+            tasks = client.read_task_runs(flow_run_filter=this, limit=200)
+            if all(t.state is not None and t.state.is_final() for t in tasks):
+                break
+            time.sleep(0.1)
+        return flow_run, {t.name: t.state.type.value for t in tasks}
+
+
+def test_few_batches_are_a_task_each(tmp_path):
+    found = batches(tmp_path, 5, 5, 5)
+    assert groups(found) == [[b] for b in found]
+    assert groups([]) == []
+
+
+@pytest.mark.parametrize("sizes", [[7] * 1000, [1] * 999 + [100_000], [100_000] + [1] * 999, [0] * 500, [3] * 151])
+def test_many_batches_are_grouped_in_order_with_about_as_many_bytes(tmp_path, sizes):
+    found = batches(tmp_path, *sizes)
+    grouped = groups(found)
+    assert [b for group in grouped for b in group] == found
+    assert all(grouped) and len(grouped) <= MOST_TASKS
+    enough = (sum(sizes) + len(sizes)) / MOST_TASKS
+    for group in grouped:
+        assert sum(b.path.stat().st_size + 1 for b in group[:-1]) < enough
+
+
+def test_a_run_returns_its_record_and_leaves_its_history(folder):
+    folder.job(*FITTED)
+    record = ran()
+    assert (record["job"], record["batches"], record["rows"]) == ("demo", 2, 8)
+    assert record["plan"] == {"new": 2} and record["sink"] == str(folder.path / "out")
+    assert record["weights"]["high_weight"]["rows"] == 8
+    assert folder.rows().columns == ["x", "high_weight", "x_weighted"]
+
+    flow_run, tasks = history()
+    assert flow_run.state.is_completed()
+    expected = ["hash", "fit, pass 1", "fit, pass 2", "apply a.parquet", "apply b.parquet"]
+    assert sorted(tasks) == sorted(expected)
+    assert set(tasks.values()) == {"COMPLETED"}
+
+    from prefect.artifacts import Artifact
+
+    artifact = Artifact.get("farol-demo")
+    assert "| high | 8 | 0 |" in artifact.data and "2 batches, 8 rows" in artifact.data
+
+
+def test_the_flow_gives_what_the_core_gives(folder):
+    from attention_core.run import run
+
+    ran()
+    flow = {name: pl.read_parquet(folder.path / "out" / name) for name in ("a.parquet", "b.parquet")}
+    run("job.yaml", ["sink.path=other"])
+    for name, rows in flow.items():
+        assert rows.equals(pl.read_parquet(folder.path / "other" / name))
+
+
+def test_options(folder):
+    other = {"sink.path": "other"}
+    assert ran(overrides=other)["sink"] == str(folder.path / "other")
+    assert ran(overrides=other, redo="a*")["batches"] == 1
+    assert ran(overrides=other, full=True)["batches"] == 2
+
+
+def test_unknown_options_are_refused(folder):
+    with pytest.raises(ValueError, match="ful"):
+        Options(job="job.yaml", ful=True)
+
+
+def test_braces_in_names_do_no_harm(folder):
+    folder.job("name: demo", "name: 'a {b} {flow_run} 5'")
+    folder.data("{x} {c.parquet", x=[1])
+    assert ran()["batches"] == 3
+    _, tasks = history()
+    assert "apply {x} {c.parquet" in tasks
+
+
+def test_an_error_in_a_batch_is_one_line_and_publishes_nothing(folder):
+    ran()
+    before = folder.files()
+    folder.data(x=[1.0, float("inf")])
+    folder.data("b.parquet", x=[2.0])
+    folder.job(*FITTED)
+    with pytest.raises(FarolError) as error:
+        ran()
+    assert error.value.status == 1 and "a.parquet" in str(error.value) and "\n" not in str(error.value)
+    after = folder.files()
+    assert {n: b for n, b in after.items() if n.startswith("out/")} == {
+        n: b for n, b in before.items() if n.startswith("out/")
+    }
+    assert after["out.farol/published.json"] == before["out.farol/published.json"]
+    flow_run, tasks = history()
+    assert flow_run.state.is_failed() and "FAILED" in tasks.values()
+
+
+def test_the_error_that_stopped_the_rest_is_told_and_the_rest_stops(folder, monkeypatch):
+    """One batch fails; another, which is at work, ends at its next chunk instead of going on."""
+    folder.job(more="chunk_rows: 1\nworkers: 2\n")
+    for name in "cdef":
+        folder.data(f"{name}.parquet", x=[1])
+    at_work, read = threading.Event(), []
+    whole = Run.apply
+
+    def apply(run, batch, statistics, now):
+        if batch.name == "a.parquet":
+            assert at_work.wait(10)
+            raise DataError(f"{batch.path}: broken")
+        return whole(run, batch, statistics, now)
+
+    class Slow(Watch):
+        def rows(self, rows):
+            read.append(rows)
+            at_work.set()
+            time.sleep(0.3)
+
+    folder.data("b.parquet", x=list(range(100)))
+    monkeypatch.setattr(Run, "apply", apply)
+    token = WATCH.set(Slow())
+    try:
+        with pytest.raises(DataError, match="a.parquet: broken$"):
+            ran()
+    finally:
+        WATCH.reset(token)
+    assert len(read) < 50
+    assert not (folder.path / "out").exists()
+
+
+def test_prefect_keeps_no_frame(folder, monkeypatch):
+    """What a step gives is handed on in plain Python: Prefect would hold a task's result until the flow ends."""
+    given = []
+    whole = Run.apply
+
+    def apply(run, batch, statistics, now):
+        footer = whole(run, batch, statistics, now)
+        given.append(footer)
+        return footer
+
+    kept = []
+    from prefect.task_runners import ThreadPoolTaskRunner
+
+    submit = ThreadPoolTaskRunner.submit
+
+    def submitted(self, task, *arguments, **how):
+        future = submit(self, task, *arguments, **how)
+        kept.append(future)
+        assert how["parameters"] == {}
+        return future
+
+    monkeypatch.setattr(Run, "apply", apply)
+    monkeypatch.setattr(ThreadPoolTaskRunner, "submit", submitted)
+    ran()
+    assert len(given) == len(kept) == 2
+    assert [future.result() for future in kept] == [None, None]

@@ -1,0 +1,470 @@
+"""`farol` as a user calls it: what it prints, how it ends, and what it leaves."""
+
+import json
+import os
+import signal
+import time
+
+import polars as pl
+import pytest
+from filelock import FileLock
+
+MAIN = "from flows.cli import main; main()"
+NO_PREFECT = """\
+import sys
+from flows.cli import main
+for command in "plan", "preview", "check", "run":
+    sys.argv = ["farol", command, "job.yaml"]
+    try:
+        main()
+    except SystemExit as ended:
+        print(command, ended.code, any(m.split(".")[0] == "prefect" for m in sys.modules), file=sys.stderr)
+"""
+ZSCORE = "{kind: threshold, above: 5}", "zscore"
+
+
+@pytest.fixture
+def refused(folder):
+    """What is said where a call is refused, in one line, and nothing is written."""
+
+    def one(status, *arguments):
+        before = folder.files()
+        ended, out, err = folder.farol(*arguments)
+        assert (ended, out) == (status, ""), err
+        assert err.startswith("farol: ") and err.count("\n") == 1, err
+        assert folder.files() == before
+        return err.removeprefix("farol: ").strip()
+
+    return one
+
+
+@pytest.fixture
+def failed(folder, server):
+    """What is said where a run fails over its data: nothing is published, and what was there stays."""
+
+    def one(status, *arguments):
+        before = {n: b for n, b in folder.files().items() if n.startswith("out/")}
+        ended, out, err = folder.farol(*arguments)
+        assert (ended, out) == (status, ""), err
+        assert err.startswith("farol: ") and err.count("\n") == 1, err
+        assert {n: b for n, b in folder.files().items() if n.startswith("out/")} == before
+        return err.removeprefix("farol: ").strip()
+
+    return one
+
+
+def test_run(folder, server):
+    status, out, err = folder.farol("run", "job.yaml")
+    assert (status, err) == (0, "")
+    assert folder.rows()["x_weighted"].to_list() == [1, 12, 3, 14, 2, 5, 18]
+    assert folder.rows("b.parquet")["high_weight"].to_list() == [2]
+    lines = out.splitlines()
+    assert lines[0].startswith("demo: 2 batches, 8 rows in ")
+    assert lines[1].split()[:3] == ["rule", "rows", "missing"]
+    assert lines[2].split()[:4] == ["high", "8", "0", "1"]
+    assert lines[-2] == f"rows: {folder.path / 'out'}"
+    assert lines[-1] == "next: farol preview job.yaml"
+
+    status, out, err = folder.farol("run", "job.yaml")
+    assert (status, err) == (0, "")
+    assert out.splitlines()[0] == "demo: nothing is new"
+    assert out.splitlines()[-1] == "next: farol run job.yaml --full"
+
+
+def test_what_is_new_is_done_and_what_is_asked_for_again(folder, server):
+    def done(*arguments):
+        status, out, err = folder.farol("run", "job.yaml", "--json", *arguments)
+        assert (status, err) == (0, "")
+        return json.loads(out)["batches"]
+
+    assert done() == 2
+    folder.data("c.parquet", x=[1])
+    assert done() == 1
+    assert done() == 0
+    assert done("--redo", "[ab]*") == 2
+    assert done("--full") == 3
+
+
+def test_a_record_as_json(folder, server):
+    status, out, _ = folder.farol("run", "job.yaml", "--json")
+    record = json.loads(out)
+    assert status == 0
+    assert record["weights"]["high_weight"]["sum"] == 12
+    assert record == json.loads(next((folder.path / "out.farol/runs").iterdir()).read_text())
+
+
+def test_set_and_the_options_that_stand_for_it(folder, server):
+    (folder.path / "elsewhere").mkdir()
+    folder.monkeypatch.chdir(folder.path / "elsewhere")
+    arguments = "--set", "sink.path=my out", "--set", "attention[0].weight.high=3", "--set", "name=mine"
+    how = "--chunk-rows", "2", "--workers", "1", "--device", "cpu"
+    status, out, err = folder.farol("run", "../job.yaml", *arguments, *how)
+    assert (status, err) == (0, "")
+    assert pl.read_parquet("my out/a.parquet")["high_weight"].to_list() == [1, 3, 1, 3, 1, 1, 3]
+    assert out.startswith("mine: ")
+    again = "--set 'sink.path=my out' --set 'attention[0].weight.high=3' --set name=mine"
+    assert out.splitlines()[-1] == f"next: farol preview ../job.yaml {again}"
+    assert not (folder.path / "out").exists()
+
+
+def test_plan(folder):
+    before = folder.files()
+    status, out, err = folder.farol("plan", "job.yaml")
+    assert (status, err) == (0, "") and folder.files() == before
+    lines = out.splitlines()
+    assert lines[0] == "demo: 2 new; 0 fitting passes"
+    assert [line.split() for line in lines[1:4]] == [["batch", "status", "why"], ["a.parquet", "new"],
+                                                     ["b.parquet", "new"]]  # fmt: skip
+    assert lines[-2:] == ["adds: high_weight (Float64), x_weighted (Float64)", f"writes to {folder.path / 'out'}"]
+
+
+def test_a_plan_as_json(folder):
+    folder.job(*ZSCORE)
+    status, out, _ = folder.farol("plan", "job.yaml", "--json")
+    plan = json.loads(out)
+    assert status == 0
+    assert plan["batches"] == [{"batch": f"{n}.parquet", "status": "new", "why": ""} for n in "ab"]
+    assert (plan["job"], plan["gone"], plan["passes"], plan["other_versions"]) == ("demo", [], 2, 0)
+    assert plan["schema"] == {"x": "Int64", "high_weight": "Float64", "x_weighted": "Float64"}
+
+
+def test_a_long_plan_is_cut_unless_all_is_asked_for(folder):
+    for i in range(30):
+        folder.data(f"n{i}.parquet", x=[1])
+    assert "12 more; --all shows them" in folder.farol("plan", "job.yaml")[1]
+    assert "n29.parquet" in folder.farol("plan", "job.yaml", "--all")[1]
+
+
+def test_preview(folder):
+    before = folder.files()
+    status, out, err = folder.farol("preview", "job.yaml", "--rows", "2")
+    assert (status, err) == (0, "") and folder.files() == before
+    rows = [line.split() for line in out.splitlines()]
+    assert rows == [["x", "high_weight", "x_weighted"], ["1", "1", "1"], ["6", "2", "12"]]
+
+
+def test_a_preview_that_is_only_a_look_says_so(folder):
+    folder.job(*ZSCORE)
+    assert folder.farol("preview", "job.yaml")[1].splitlines()[-1] == (
+        "note: its rules need their whole scope, and this looked at the first batch only: a.parquet"
+    )
+
+
+def test_check(folder):
+    before = folder.files()
+    status, out, err = folder.farol("check", "job.yaml")
+    assert (status, err) == (0, "") and folder.files() == before
+    assert out.splitlines() == [
+        "job.yaml is right: 2 batches of 1 column, 1 rule",
+        "adds: high_weight (Float64), x_weighted (Float64)",
+    ]
+
+
+def test_help_names_every_command(folder):
+    status, out, err = folder.farol("--help")
+    assert (status, err) == (0, "")
+    assert all(f" {name} " in out for name in ("run", "plan", "preview", "check", "serve"))
+
+
+def test_no_prefect_where_none_is_needed(folder):
+    from attention_core.run import run
+
+    run("job.yaml")
+    out, err = folder.python(NO_PREFECT).communicate(timeout=60)
+    assert err.splitlines() == ["plan 0 False", "preview 0 False", "check 0 False", "run 0 False"]
+    assert "demo: nothing is new" in out
+
+
+# What is wrong with the job file or the command line: status 2, before anything is read or written.
+
+
+def test_no_job_file(refused):
+    assert refused(2, "run", "no.yaml") == "no.yaml: cannot be read: No such file or directory"
+
+
+@pytest.mark.parametrize("command", ["run", "plan", "preview", "check"])
+def test_no_source(folder, refused, command):
+    folder.job("path: in", "path: im")
+    assert refused(2, command, "job.yaml") == (
+        f"job.yaml:2:16: source.path: there is no file or folder {folder.path / 'im'}"
+    )
+
+
+def test_an_empty_folder(folder, refused):
+    folder.job("path: in", "path: empty")
+    (folder.path / "empty").mkdir()
+    assert refused(2, "run", "job.yaml") == (
+        f"job.yaml:2:16: source.path: {folder.path / 'empty'} holds no *.parquet file"
+    )
+
+
+def test_no_such_column(folder, refused):
+    folder.job("key: x", "key: y")
+    folder.data(x_y=[1])
+    folder.data("b.parquet", x_y=[1])
+    said = refused(2, "run", "job.yaml")
+    assert said.startswith("job.yaml:6:10: attention[0].key: ") and "'y'" in said and "x_y" in said
+
+
+def test_text_as_the_key_of_a_numeric_score(folder, refused):
+    for name in ("a.parquet", "b.parquet"):
+        folder.data(name, x=["one"])
+    said = refused(2, "run", "job.yaml")
+    assert said.startswith("job.yaml:6:10: attention[0].key: ") and "'x'" in said and "String" in said
+
+
+def test_a_text_value(folder, refused):
+    folder.job("key: x", "key: x\n    value: t")
+    for name in ("a.parquet", "b.parquet"):
+        folder.data(name, x=[1], t=["one"])
+    said = refused(2, "run", "job.yaml")
+    assert said.startswith("job.yaml:7:12: attention[0].value: ") and "apply: weights" in said
+
+
+@pytest.mark.parametrize("sink", ["in/out", "in", "."])
+def test_a_sink_in_or_around_its_source(folder, refused, sink):
+    folder.job("path: out", f"path: {sink}")
+    said = refused(2, "run", "job.yaml")
+    assert said.startswith("job.yaml:3:14: sink.path: ") and said.endswith("name a folder beside it")
+
+
+def test_no_yaml(folder, refused):
+    folder.job("source: {path: in}", "source: {path: in")
+    assert refused(2, "run", "job.yaml").startswith("job.yaml:3:5: not YAML: ")
+
+
+def test_bytes(folder, refused):
+    (folder.path / "job.yaml").write_bytes((folder.path / "in/a.parquet").read_bytes() + b"\xff")
+    assert refused(2, "run", "job.yaml").startswith("job.yaml: not a job file: ")
+
+
+def test_an_environment_variable_that_is_not_set(folder, refused):
+    folder.monkeypatch.delenv("FAROL_NOT_SET", raising=False)
+    folder.job("path: out", 'path: "${FAROL_NOT_SET}/out"')
+    said = refused(2, "run", "job.yaml")
+    assert said.startswith("job.yaml:3:14: ") and "FAROL_NOT_SET" in said
+
+
+@pytest.mark.parametrize("sql", ["x - AVG(x)", "x - SUM(x) OVER ()", "NOW()", "LAG(x)"])
+def test_an_expression_that_looks_beyond_its_row(folder, refused, sql):
+    folder.job("key: x\n    score: {kind: threshold, above: 5}", f'score: {{kind: expression, sql: "{sql}"}}')
+    assert refused(2, "run", "job.yaml").startswith("job.yaml:6:36: attention[0].score.sql: ")
+
+
+def test_two_wrong_things_are_a_line_each(folder):
+    folder.job("score: {kind: threshold", "scores: {kind: threshol", more="devise: cpu\n")
+    status, out, err = folder.farol("run", "job.yaml")
+    assert (status, out) == (2, "")
+    assert [line.split(": ")[1] for line in err.splitlines()] == ["job.yaml:7:5", "job.yaml:9:1"]
+
+
+@pytest.mark.parametrize(
+    "arguments, said",
+    [
+        (["rum", "job.yaml"], 'Did you mean "run"?'),
+        (["run", "job.yaml", "--fulll"], "Did you mean --full?"),
+        (["run"], "requires an argument"),
+        (["run", "job.yaml", "--workers", "many"], "--workers"),
+        (["run", "job.yaml", "another.yaml"], "another.yaml"),
+        (["serve", "job.yaml"], "--cron"),
+    ],
+)
+def test_a_wrong_command_line(refused, arguments, said):
+    message = refused(2, *arguments)
+    assert said in message and message.endswith("farol --help shows what there is")
+
+
+@pytest.mark.parametrize(
+    "arguments, said",
+    [
+        (["--set", "sink"], "--set sink: write it as path=value, as in --set sink.path=out"),
+        (["--set", "sink.pth=out"], "did you mean 'path'?"),
+        (["--workers", "0"], "workers"),
+        (["--chunk-rows", "-1"], "chunk_rows"),
+        (["--device", "gpu"], "device"),
+    ],
+)
+def test_a_wrong_option(refused, arguments, said):
+    assert said in refused(2, "run", "job.yaml", *arguments)
+
+
+def test_no_batch_to_do_again(failed):
+    said = failed(2, "run", "job.yaml", "--redo", "z*")
+    assert said == "--redo z*: no batch has such a name; the first is a.parquet"
+
+
+def test_outputs_without_input(folder, failed):
+    from attention_core.run import run
+
+    run("job.yaml")
+    (folder.path / "in/b.parquet").unlink()
+    said = failed(2, "run", "job.yaml")
+    assert "b.parquet" in said and "sink.gone" in said
+
+
+# What is wrong with the data, or the machine: status 1.
+
+
+@pytest.mark.parametrize("keep", [0, 3, 100, -30])
+@pytest.mark.parametrize("command", ["run", "plan", "preview", "check"])
+def test_a_file_that_is_cut_off(folder, refused, keep, command):
+    path = folder.path / "in/b.parquet"
+    path.write_bytes(path.read_bytes()[:keep])
+    assert refused(1, command, "job.yaml").startswith(f"{path}: cannot be read: ")
+
+
+def test_a_file_that_is_broken_inside(folder, failed):
+    folder.data(x=list(range(10_000)))
+    path = folder.path / "in/a.parquet"
+    whole = path.read_bytes()
+    path.write_bytes(whole[:40] + b"\0" * 5000 + whole[5040:])
+    assert failed(1, "run", "job.yaml").startswith(f"{path}: cannot be read: ")
+
+
+def test_an_infinite_key(folder, failed):
+    folder.job(*ZSCORE)
+    folder.data(x=[1.0, float("inf")])
+    folder.data("b.parquet", x=[1.0])
+    said = failed(1, "run", "job.yaml")
+    assert said.startswith(f"{folder.path / 'in/a.parquet'}: ") and "infinite" in said
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs a device that is always full")
+def test_a_full_disk(folder, failed):
+    staging = folder.path / "out.farol/staging"
+    staging.mkdir(parents=True)
+    (staging / "b.parquet.part").symlink_to("/dev/full")
+    said = failed(1, "run", "job.yaml")
+    assert said.startswith(f"{staging / 'b.parquet.part'}: cannot be written: ") and "No space left" in said
+
+
+def test_an_unforeseen_error_is_one_line_too(folder, refused):
+    import attention_core.run
+
+    def broken(*_):
+        raise ZeroDivisionError("division by zero\nsecond line")
+
+    folder.monkeypatch.setattr(attention_core.run, "opened", broken)
+    assert refused(1, "check", "job.yaml") == "ZeroDivisionError: division by zero; --debug shows where"
+
+
+def test_debug_shows_where_and_ends_with_the_same_status(folder):
+    status, out, err = folder.farol("check", "no.yaml", "--debug")
+    assert (status, out) == (2, "")
+    assert "Traceback" in err and err.splitlines()[-1] == "farol: no.yaml: cannot be read: No such file or directory"
+
+
+# The other ends.
+
+
+def test_an_expectation_that_is_missed(folder, failed):
+    folder.job(more="expect:\n  high: {mean: {max: 1.2}}\n  source: {rows: {min: 100}}\n")
+    assert failed(3, "run", "job.yaml") == (
+        "nothing was published: high_weight: mean is 1.5, not at most 1.2; source: rows is 8, not at least 100"
+    )
+
+
+def test_a_sink_that_another_run_holds(folder, failed):
+    (folder.path / "out.farol").mkdir()
+    with FileLock(folder.path / "out.farol/lock"):
+        said = failed(4, "run", "job.yaml")
+    assert said.startswith(f"{folder.path / 'out'}: another run holds this sink; ")
+
+
+def test_an_interrupted_run_leaves_the_sink_as_it_was_and_the_next_goes_on(folder, server):
+    """Ctrl-C while batches are being written, in a process of its own."""
+    folder.job(more="chunk_rows: 100\nworkers: 2\n")
+    folder.data("b.parquet", x=list(range(1_000_000)))
+    process = folder.python(MAIN, "run", "job.yaml", PREFECT_API_URL=server)
+    staging = folder.path / "out.farol/staging"
+    until = time.monotonic() + 60
+    while not ((staging / "a.parquet.staged").exists() and (staging / "b.parquet.part").exists()):
+        assert process.poll() is None and time.monotonic() < until, process.communicate()
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=30)
+    assert (process.returncode, out) == (130, "")
+    assert err == "farol: interrupted; the sink is as it was, and the next run goes on from here\n"
+    assert not (folder.path / "out").exists()
+    staged = (staging / "a.parquet.staged").stat()
+
+    assert folder.farol("run", "job.yaml", "--chunk-rows", "100000")[0] == 0
+    assert folder.rows("b.parquet").height == 1_000_000
+    assert (folder.path / "out/a.parquet").stat().st_ino == staged.st_ino
+    assert not staging.exists()
+
+
+def test_a_reader_that_goes_away_is_no_error(folder):
+    process = folder.python(MAIN, "plan", "job.yaml", "--json")
+    process.stdout.close()
+    assert process.stderr.read() == ""
+    assert process.wait(30) == 1
+
+
+# serve
+
+
+@pytest.fixture
+def served(monkeypatch, server):
+    """The deployments that a call would serve."""
+    import flows.schedule
+
+    found = []
+    monkeypatch.setattr(flows.schedule, "serve", lambda *deployments, **how: found.append((deployments, how)))
+    monkeypatch.setenv("PREFECT_API_URL", server)
+    return found
+
+
+def test_serve_makes_a_deployment_of_each_job(folder, served):
+    text = (folder.path / "job.yaml").read_text()
+    (folder.path / "other.yaml").write_text(text.replace("demo", "other"))
+    how = "--cron", "30 2 * * 1-5", "--timezone", "Europe/Lisbon", "--set", "workers=2"
+    assert folder.farol("serve", "job.yaml", "other.yaml", *how) == (0, "", "")
+    ((deployments, how),) = served
+    assert how == {"limit": 1}
+    assert [d.name for d in deployments] == ["demo", "other"]
+    for deployment, name in zip(deployments, ("job.yaml", "other.yaml"), strict=True):
+        assert deployment.flow_name == "farol"
+        assert deployment.parameters == {"options": {"job": str(folder.path / name), "overrides": {"workers": "2"}}}
+        (schedule,) = deployment.schedules
+        assert (schedule.schedule.cron, schedule.schedule.timezone) == ("30 2 * * 1-5", "Europe/Lisbon")
+        assert deployment.concurrency_limit == 1
+
+
+def test_serve_keeps_the_time_of_its_zone_or_utc(folder, served):
+    assert folder.farol("serve", "job.yaml", "--cron", "0 2 * * *")[0] == 0
+    assert served[0][0][0].schedules[0].schedule.timezone == "UTC"
+
+
+@pytest.mark.parametrize("cron", ["soon", "", "0 25 * * *", "* * *"])
+def test_a_schedule_that_is_none(refused, served, cron):
+    said = refused(2, "serve", "job.yaml", "--cron", cron)
+    assert said.startswith(f"--cron {cron!r}: ") and said.endswith("an example is '0 2 * * *'")
+    assert not served
+
+
+@pytest.mark.parametrize("zone", ["Lisbon", "Europe", "", "/etc/localtime", "../x", "a\nb"])
+def test_a_time_zone_that_is_none(refused, served, zone):
+    said = refused(2, "serve", "job.yaml", "--cron", "0 2 * * *", "--timezone", zone)
+    assert said == f"--timezone {zone!r}: no such time zone; an example is Europe/Lisbon"
+    assert not served
+
+
+def test_serve_refuses_a_wrong_job_before_it_starts(folder, refused, served):
+    folder.job("path: in", "path: im")
+    assert refused(2, "serve", "job.yaml", "--cron", "0 2 * * *").startswith("job.yaml:2:16: ")
+    assert not served
+
+
+def test_serve_refuses_two_jobs_of_one_name(refused, served):
+    said = refused(2, "serve", "job.yaml", "job.yaml", "--cron", "0 2 * * *")
+    assert said == "two of these jobs have the same name; deployments are told apart by it"
+    assert not served
+
+
+def test_serve_needs_a_job(refused, served):
+    assert refused(2, "serve", "--cron", "0 2 * * *").startswith("serve needs a job file")
+
+
+def test_serve_needs_a_server(refused):
+    assert "prefect server start" in refused(2, "serve", "job.yaml", "--cron", "0 2 * * *")
