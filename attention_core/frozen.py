@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import datetime as dt
 import hashlib
 import struct
@@ -9,7 +10,6 @@ from collections.abc import Callable
 from typing import Any, Self
 
 import polars as pl
-import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
@@ -59,7 +59,7 @@ def _feed(value: Any, into: hashlib.blake2b) -> None:
         case pl.DataFrame():
             into.update(str(value.schema).encode())
             for column in value.iter_columns():
-                _feed(tuple(column.to_list()), into)
+                into.update(repr(column.to_list()).encode(errors="surrogatepass"))
         case dict():
             for key in sorted(value):
                 into.update(str(key).encode() + b":")
@@ -78,11 +78,9 @@ def _feed(value: Any, into: hashlib.blake2b) -> None:
     into.update(b")")
 
 
-def _bytes(value: Tensor) -> memoryview | bytes:
-    flat = value.detach().cpu().contiguous().reshape(-1)
-    if not flat.numel():
-        return b""
-    return memoryview(bytearray(flat.view(torch.uint8).untyped_storage()))
+def _bytes(value: Tensor) -> bytes:
+    flat = value.detach().cpu().contiguous()
+    return ctypes.string_at(flat.data_ptr(), flat.nbytes) if flat.numel() else b""
 
 
 def mapped(value: Any, change: Callable[[Tensor], Tensor]) -> Any:

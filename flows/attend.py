@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import signal
+import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from contextvars import ContextVar
 from typing import Any, TypeVar
 
@@ -12,7 +15,8 @@ from prefect.cache_policies import NO_CACHE
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
 from prefect.context import FlowRunContext
-from prefect.settings import PREFECT_API_URL
+from prefect.server.api.server import SubprocessASGIServer
+from prefect.settings import PREFECT_API_URL, PREFECT_SERVER_ALLOW_EPHEMERAL_MODE
 from prefect.task_runners import ThreadPoolTaskRunner
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -60,6 +64,25 @@ def attend(options: Options) -> dict[str, Any]:
     finally:
         _wait_until_recorded(steps.started)
     return record
+
+
+def start_server() -> None:
+    """Starts Prefect's embedded server, where no other is set, out of reach of Ctrl-C.
+
+    A terminal sends that to the whole group of processes, and a run whose server is gone waits for it for a minute.
+    A process inherits which signals are blocked from the thread that starts it.
+    """
+
+    def start() -> None:
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        with suppress(Exception):  # the flow tries again, and tells what is wrong
+            SubprocessASGIServer().start()
+
+    if PREFECT_API_URL.value() or not PREFECT_SERVER_ALLOW_EPHEMERAL_MODE.value():
+        return
+    thread = threading.Thread(target=start, daemon=True)
+    thread.start()
+    thread.join()
 
 
 class Tasks:

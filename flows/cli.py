@@ -195,7 +195,7 @@ def _complain(message: str, status: int) -> int:
 def _flow(job: Path, full: bool, redo: str | None, overrides: list[str]) -> dict[str, Any]:
     _quietly()
     _interruptible()
-    from flows.attend import WATCH, Options, attend
+    from flows.attend import WATCH, Options, attend, start_server
     from flows.show import Bar, err
 
     if sys.stderr.isatty():
@@ -203,6 +203,7 @@ def _flow(job: Path, full: bool, redo: str | None, overrides: list[str]) -> dict
     with Bar() as bar:
         token = WATCH.set(bar)
         try:
+            start_server()
             return attend(Options(job=str(job), full=full, redo=redo or "", overrides=_pairs(overrides)))
         finally:
             WATCH.reset(token)
