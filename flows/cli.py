@@ -215,9 +215,13 @@ def _quietly() -> None:
 
 
 def _interruptible() -> None:
-    """Gives Ctrl-C back to Python: Polars takes it when it is imported, and answers with panics of its threads."""
-    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+    """Makes Ctrl-C, and what asks a process to end, an exception, so that Prefect's own server is ended too.
+
+    Ctrl-C is Python's, but Polars takes it when it is imported, and answers with panics of its threads.
+    """
+    for ending in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(ending) in (signal.SIG_DFL, signal.default_int_handler):
+            signal.signal(ending, signal.default_int_handler)
 
 
 def _pairs(overrides: Any) -> dict[str, str]:

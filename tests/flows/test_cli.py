@@ -3,6 +3,8 @@
 import json
 import os
 import signal
+import subprocess
+import sys
 import time
 
 import polars as pl
@@ -78,19 +80,14 @@ def test_what_is_new_is_done_and_what_is_asked_for_again(folder, server):
         return json.loads(out)["batches"]
 
     assert done() == 2
+    assert (
+        json.loads(next((folder.path / "out.farol/runs").iterdir()).read_text())["weights"]["high_weight"]["sum"] == 12
+    )
     folder.data("c.parquet", x=[1])
     assert done() == 1
     assert done() == 0
     assert done("--redo", "[ab]*") == 2
     assert done("--full") == 3
-
-
-def test_a_record_as_json(folder, server):
-    status, out, _ = folder.farol("run", "job.yaml", "--json")
-    record = json.loads(out)
-    assert status == 0
-    assert record["weights"]["high_weight"]["sum"] == 12
-    assert record == json.loads(next((folder.path / "out.farol/runs").iterdir()).read_text())
 
 
 def test_set_and_the_options_that_stand_for_it(folder, server):
@@ -371,8 +368,9 @@ def test_a_sink_that_another_run_holds(folder, failed):
     assert said.startswith(f"{folder.path / 'out'}: another run holds this sink; ")
 
 
-def test_an_interrupted_run_leaves_the_sink_as_it_was_and_the_next_goes_on(folder, server):
-    """Ctrl-C while batches are being written, in a process of its own."""
+@pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_run_leaves_the_sink_as_it_was_and_the_next_goes_on(folder, server, ending):
+    """Ctrl-C, or what a scheduler sends, while batches are being written, in a process of its own."""
     folder.job(more="chunk_rows: 100\nworkers: 2\n")
     folder.data("b.parquet", x=list(range(1_000_000)))
     process = folder.python(MAIN, "run", "job.yaml", PREFECT_API_URL=server)
@@ -381,7 +379,7 @@ def test_an_interrupted_run_leaves_the_sink_as_it_was_and_the_next_goes_on(folde
     while not ((staging / "a.parquet.staged").exists() and (staging / "b.parquet.part").exists()):
         assert process.poll() is None and time.monotonic() < until, process.communicate()
         time.sleep(0.02)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(ending)
     out, err = process.communicate(timeout=30)
     assert (process.returncode, out) == (130, "")
     assert err == "farol: interrupted; the sink is as it was, and the next run goes on from here\n"
@@ -392,6 +390,25 @@ def test_an_interrupted_run_leaves_the_sink_as_it_was_and_the_next_goes_on(folde
     assert folder.rows("b.parquet").height == 1_000_000
     assert (folder.path / "out/a.parquet").stat().st_ino == staged.st_ino
     assert not staging.exists()
+
+
+def test_the_own_server_of_prefect_outlives_ctrl_c(server, monkeypatch):
+    """A terminal sends it to all processes of a group, and a run waits long for a server that is gone."""
+    from prefect.server.api.server import SubprocessASGIServer
+    from prefect.settings import PREFECT_API_URL, PREFECT_SERVER_ALLOW_EPHEMERAL_MODE, temporary_settings
+
+    from flows.attend import start_server
+
+    blocked = "import signal; print(signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, []))"
+    said = []
+    command = [sys.executable, "-c", blocked]
+    monkeypatch.setattr(SubprocessASGIServer, "start", lambda _: said.append(subprocess.check_output(command)))
+    start_server()
+    assert not said
+    with temporary_settings({PREFECT_SERVER_ALLOW_EPHEMERAL_MODE: True}, restore_defaults={PREFECT_API_URL}):
+        start_server()
+    assert said == [b"True\n"]
+    assert subprocess.check_output(command) == b"False\n"
 
 
 def test_a_reader_that_goes_away_is_no_error(folder):
