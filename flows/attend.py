@@ -119,10 +119,14 @@ class Tasks:
 
     def _each_of(self, group: Sequence[Batch], work: Callable[[Any], R], found: dict[str, R]) -> Callable[[], None]:
         def do() -> None:
-            for batch in group:
-                found[batch.name] = work(batch)
-                self.run.watch.batch(batch.name)
-                get_run_logger().info("%s is staged", batch.name)
+            try:
+                for batch in group:
+                    found[batch.name] = work(batch)
+                    self.run.watch.batch(batch.name)
+                    get_run_logger().info("%s is staged", batch.name)
+            except BaseException:
+                self.run.stop.set()  # at once: who waits for the tasks may be waiting for another
+                raise
 
         return do
 

@@ -132,7 +132,7 @@ def test_an_error_in_a_batch_is_one_line_and_publishes_nothing(folder):
 
 
 def test_the_error_that_stopped_the_rest_is_told_and_the_rest_stops(folder, monkeypatch):
-    """One batch fails; another, which is at work, ends at its next chunk instead of going on."""
+    """A batch fails; the one before it, which is at work, ends at its next chunk instead of going on."""
     folder.job(more="chunk_rows: 1\nworkers: 2\n")
     for name in "cdef":
         folder.data(f"{name}.parquet", x=[1])
@@ -140,7 +140,7 @@ def test_the_error_that_stopped_the_rest_is_told_and_the_rest_stops(folder, monk
     whole = Run.apply
 
     def apply(run, batch, statistics, now):
-        if batch.name == "a.parquet":
+        if batch.name == "b.parquet":
             assert at_work.wait(10)
             raise DataError(f"{batch.path}: broken")
         return whole(run, batch, statistics, now)
@@ -151,11 +151,11 @@ def test_the_error_that_stopped_the_rest_is_told_and_the_rest_stops(folder, monk
             at_work.set()
             time.sleep(0.3)
 
-    folder.data("b.parquet", x=list(range(100)))
+    folder.data("a.parquet", x=list(range(100)))
     monkeypatch.setattr(Run, "apply", apply)
     token = WATCH.set(Slow())
     try:
-        with pytest.raises(DataError, match="a.parquet: broken$"):
+        with pytest.raises(DataError, match="b.parquet: broken$"):
             ran()
     finally:
         WATCH.reset(token)
