@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from attention_core.columns import ONE, Segments, places, segments, union
 from attention_core.contract import conclude, together
 from attention_core.devices import CPU, halving, moved, rows_at_once
-from attention_core.errors import FarolError, JobError, Stopped
+from attention_core.errors import DataError, FarolError, JobError, Stopped
 from attention_core.frozen import Frozen
 from attention_core.head import Ask, Head, Known, column_type
 from attention_core.job import Rule
@@ -117,11 +117,15 @@ class Look:
         """The rows of a part with what the heads add, chunk by chunk."""
         where = [(h, self.segments(part, h, statistics)) for h in heads]
         knows = [(h, s, moved(statistics.of(h, s), self.device)) for h, s in where]
+        missed = [0] * len(heads)
         for start, chunk in self.chunks(part, columns, rows):
-            for head, whole, known in knows:
+            for i, (head, whole, known) in enumerate(knows):
                 with _of(part), self._timed(head):
                     chunk = self._attended(head, chunk, start, whole, known)
+                missed[i] += head.missed(chunk)
             yield start, chunk
+        with _of(part):
+            _refuse_missing(heads, missed)
 
     def answers(self, part: Part, asks: Sequence[Ask], statistics: Statistics) -> list[Answer]:
         """What a part answers to the questions of one round: one pass over the columns that they need."""
@@ -306,6 +310,16 @@ def _merged(head: Head, answers: Sequence[Answer], keys: dict[str, pl.DataFrame]
             state = state.spread(places(answer.keys, whole), whole.height)
         total = state if total is None else total + state
     return total
+
+
+def _refuse_missing(heads: Sequence[Head], missed: Sequence[int]) -> None:
+    for head, keys in zip(heads, missed, strict=True):
+        if keys:
+            what = ", ".join(map(repr, head.key)) or "the score"
+            advice = "mask or mend them, or say missing: propagate or a number"
+            raise DataError(
+                f"rule {head.rule!r}: {keys:,} keys of {what} are missing, where missing is an error; {advice}"
+            )
 
 
 @contextmanager

@@ -182,14 +182,18 @@ class Head(Frozen):
         ok = _all(rows.ok, None if unseen is None else ~unseen)
         if ok is None or bool(ok.all()):
             return rows.x, None
-        if self.missing == "error":
-            what = f"{int((~ok).sum()):,} keys of {', '.join(self.key) or self.rule!r} are missing in these rows"
-            raise DataError(f"rule {self.rule!r}: {what}, and missing: error refuses them")
         if not isinstance(self.missing, str):
             return torch.where(ok, rows.x, self.missing), None
         if look.keys.nan is None:
             return rows.x, ok
         return torch.where(look.keys.nan, torch.nan, rows.x), ok | look.keys.nan
+
+    def missed(self, attended: pl.DataFrame) -> int:
+        """How many keys are missing in rows that must have all of them."""
+        if self.missing != "error":
+            return 0
+        found = [elements(c)[0] if self.lists else c for c in (attended[name] for name in self.weights)]
+        return sum(c.null_count() + int(c.is_nan().sum()) for c in found)
 
     def _expressions(self) -> list[pl.Expr]:
         return [self.looks.looks_at(key) for key in self.key] or [self.looks.looks_at(None)]
