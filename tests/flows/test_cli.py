@@ -11,6 +11,8 @@ import polars as pl
 import pytest
 from filelock import FileLock
 
+from attention_core.run import run
+
 MAIN = "from flows.cli import main; main()"
 NO_PREFECT = """\
 import sys
@@ -164,8 +166,6 @@ def test_help_names_every_command(folder):
 
 
 def test_no_prefect_where_none_is_needed(folder):
-    from attention_core.run import run
-
     run("job.yaml")
     out, err = folder.python(NO_PREFECT).communicate(timeout=60)
     assert err.splitlines() == ["plan 0 False", "preview 0 False", "check 0 False", "run 0 False"]
@@ -291,8 +291,6 @@ def test_no_batch_to_do_again(failed):
 
 
 def test_outputs_without_input(folder, failed):
-    from attention_core.run import run
-
     run("job.yaml")
     (folder.path / "in/b.parquet").unlink()
     said = failed(2, "run", "job.yaml")
@@ -386,7 +384,7 @@ def test_an_interrupted_run_leaves_the_sink_as_it_was_and_the_next_goes_on(folde
     assert not (folder.path / "out").exists()
     staged = (staging / "a.parquet.staged").stat()
 
-    assert folder.farol("run", "job.yaml", "--chunk-rows", "100000")[0] == 0
+    run("job.yaml", ["chunk_rows=100000"])
     assert folder.rows("b.parquet").height == 1_000_000
     assert (folder.path / "out/a.parquet").stat().st_ino == staged.st_ino
     assert not staging.exists()
