@@ -23,6 +23,7 @@ from attention_core.errors import DataError, FarolError, JobError
 ROW_GROUP_BYTES = 128 << 20
 _WILD = re.compile(r"[*?\[]")
 _HIVE = re.compile(r"^([^=]+)=(.*)$")
+_WHOLE = re.compile(r"^-?[0-9]{1,19}$")
 
 
 @dataclass(frozen=True)
@@ -34,11 +35,10 @@ class Batch:
     partitions: Mapping[str, Any] = field(default_factory=dict)
     types: Mapping[str, pl.DataType] = field(default_factory=dict)
 
-    def columns(self) -> dict[str, pl.DataType]:
-        """The columns that rules see: the file's own, and the folders' instead of the file's where both have one."""
+    def own(self) -> dict[str, pl.DataType]:
+        """The columns that the file itself has."""
         with reading(self.path):
-            own = dict(pl.scan_parquet(self.path, hive_partitioning=False, glob=False).collect_schema())
-        return own | dict(self.types)
+            return dict(pl.scan_parquet(self.path, hive_partitioning=False, glob=False).collect_schema())
 
     def arrow_schema(self) -> pa.Schema:
         """The file's schema, as it is written in it."""
@@ -68,10 +68,15 @@ class Batch:
         return max(1, min(rows, int(ROW_GROUP_BYTES / per_row)))
 
     def read(self, columns: Sequence[str] | None, rows: int) -> Iterator[tuple[int, pl.DataFrame]]:
-        """The file in chunks of at most `rows` rows, each with where it starts; partitions are columns too."""
+        """The file in chunks of at most `rows` rows, each with where it starts; partitions are columns too.
+
+        Where the file has a column that its folders have too, all columns (None) hold it as `in_file` calls it.
+        """
         with reading(self.path):
             lazy = pl.scan_parquet(self.path, hive_partitioning=False, glob=False)
-            if columns is not None:
+            if columns is None:
+                lazy = lazy.rename({c: in_file(c) for c in self.partitions}, strict=False)
+            else:
                 own = [c for c in columns if c not in self.partitions]
                 lazy = lazy.select(own or lazy.collect_schema().names()[:1])
             start, folders = 0, self._partition_columns()
@@ -82,6 +87,11 @@ class Batch:
 
     def _partition_columns(self) -> list[pl.Expr]:
         return [pl.lit(value, dtype=self.types[name]).alias(name) for name, value in self.partitions.items()]
+
+
+def in_file(column: str) -> str:
+    """What a file's own column is called beside the one that its folders say."""
+    return f"#{column} in the file"
 
 
 def find(paths: Sequence[str], hive: bool | str = "auto") -> tuple[Batch, ...]:
@@ -112,7 +122,7 @@ def find(paths: Sequence[str], hive: bool | str = "auto") -> tuple[Batch, ...]:
 
 def natural(name: str) -> list[tuple[int, int, str]]:
     """A sort key in which numbers are compared as numbers."""
-    return [(0, int(p), p) if p.isdigit() else (1, 0, p) for p in re.split(r"(\d+)", name) if p]
+    return [(0, int(p), p) if p.isdecimal() else (1, 0, p) for p in re.split(r"(\d+)", name) if p]
 
 
 Compression = Literal["zstd", "lz4", "snappy", "gzip", "uncompressed"]
@@ -133,8 +143,13 @@ def write(
     Raises:
         DataError: where the file cannot be written, as on a full disk.
     """
-    own, added = like.arrow_schema(), pl.Schema(schema).to_frame().to_arrow().schema
-    fields = [own.field(n) if n in own.names else added.field(n) for n in schema]
+    own = like.arrow_schema()
+    days = {
+        n: pl.Date() for n, t in schema.items() if t != pl.Date and n in own.names and own.field(n).type == pa.date32()
+    }
+    schema = {**schema, **days}  # Polars takes days that once were milliseconds for times
+    theirs = pl.Schema(schema).to_frame().to_arrow().schema
+    fields = [_exact(own.field(n), theirs.field(n)) if n in own.names else theirs.field(n) for n in schema]
     exact = pa.schema(fields, metadata=own.metadata)
     kept = {k.decode(): v.decode("utf-8", "surrogateescape") for k, v in (own.metadata or {}).items()}
 
@@ -143,7 +158,8 @@ def write(
         return {k: v for k, v in kept.items() if k != "farol"} | {"ARROW:schema": arrow} | footer()
 
     def source(with_columns: Any, predicate: Any, n_rows: Any, batch_size: Any) -> Iterator[pl.DataFrame]:
-        yield from frames
+        for frame in frames:
+            yield frame.cast(days) if days else frame  # type: ignore[arg-type]
 
     target.parent.mkdir(parents=True, exist_ok=True)
     with reading(target, "cannot be written"):
@@ -154,7 +170,7 @@ def write(
             row_group_size=like.row_group_rows(),
             sync_on_close="all",
             metadata=metadata,
-            arrow_schema=pa.schema([_large(f) for f in fields]),
+            arrow_schema=pa.schema([_as_polars(f, theirs.field(f.name)) for f in fields]),
         )
 
 
@@ -177,18 +193,25 @@ def _first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
 
 
+def searched(path: str) -> Path:
+    """Where the files of a source's path are looked for: the folder, the part before a wildcard, or the one file."""
+    wild = _WILD.search(path)
+    if wild is None or Path(path).exists():
+        return Path(path)
+    before = path[: wild.start()]
+    return Path(before) if before.endswith("/") else Path(before).parent
+
+
 def _files(path: str) -> tuple[Path, list[Path]]:
     """The root of a source's path and the files under it."""
     if "://" in path:
         raise JobError(f"{path}: object stores cannot be read yet; name a local path", ("source", "path"))
-    if _WILD.search(path) and not Path(path).exists():
-        before = Path(path[: _WILD.search(path).start()])  # type: ignore[union-attr]
-        root = before if path[: _WILD.search(path).start()].endswith("/") else before.parent  # type: ignore[union-attr]
+    root = searched(path)
+    if root != Path(path):
         files = [Path(f) for f in glob.glob(path, recursive=True) if Path(f).is_file() and not _farols(Path(f), root)]
         if not files:
             raise JobError(f"no file matches {path}", ("source", "path"))
         return root, files
-    root = Path(path)
     if root.is_file():
         return root.parent, [root]
     if not root.is_dir():
@@ -210,53 +233,56 @@ def _partitions(name: str) -> dict[str, str | None]:
 
 
 def _partition_types(parts: list[dict[str, str | None]]) -> dict[str, pl.DataType]:
-    """An integer or a date where all values of a partition column are, else text."""
+    """An integer or a date where all values of a partition column are, as Polars has it, else text."""
     types: dict[str, pl.DataType] = {}
     for key in dict.fromkeys(k for p in parts for k in p):
         values = [p[key] for p in parts if p.get(key) is not None]
-        for dtype in (pl.Int64(), pl.Date(), pl.String()):
-            if all(_fits(v, dtype) for v in values):
-                types[key] = dtype
-                break
+        types[key] = next(t for t in (pl.Int64(), pl.Date(), pl.String()) if all(_fits(v, t) for v in values))
     return types
 
 
 def _fits(value: str | None, dtype: pl.DataType) -> bool:
+    if dtype == pl.String or value is None:
+        return True
     try:
-        _typed(value, dtype)
+        read = _typed(value, dtype)
     except ValueError:
         return False
-    return True
+    return abs(read) < 1 << 63 if dtype == pl.Int64 else str(read) == value
 
 
 def _typed(value: str | None, dtype: pl.DataType) -> Any:
     if value is None or dtype == pl.String:
         return value
-    return int(value) if dtype == pl.Int64 else dt.date.fromisoformat(value)
+    if dtype == pl.Date:
+        return dt.date.fromisoformat(value)
+    if not _WHOLE.match(value):
+        raise ValueError(value)
+    return int(value)
 
 
-def _large(f: pa.Field) -> pa.Field:
-    """The field as Polars takes it, with large forms of text, bytes and lists, at every depth."""
-    return pa.field(f.name, _large_type(f.type), f.nullable, f.metadata)
+def _exact(own: pa.Field, theirs: pa.Field) -> pa.Field:
+    """The input's field; seconds are written as milliseconds, and a reader would take them for seconds."""
+    return own.with_type(theirs.type) if "duration[s]" in str(own.type) else own
 
 
-def _large_type(t: pa.DataType) -> pa.DataType:
-    if pa.types.is_dictionary(t):
-        return pa.dictionary(pa.uint32(), pa.large_string(), t.ordered)
-    if pa.types.is_string(t) or pa.types.is_string_view(t):
-        return pa.large_string()
-    if pa.types.is_binary(t) or pa.types.is_binary_view(t):
-        return pa.large_binary()
+def _as_polars(own: pa.Field, theirs: pa.Field, under_null: bool = False) -> pa.Field:
+    """The field as Polars can write it, with the nullability and metadata of the input's, at every depth.
+
+    under_null: what is around it can be null, and then Polars sees a null in it too.
+    """
+    t, p = own.type, theirs.type
+    nullable = own.nullable or under_null
+    if pa.types.is_dictionary(p):
+        return pa.field(own.name, p, nullable, {**(own.metadata or {}), **(theirs.metadata or {})})
     if pa.types.is_list(t) or pa.types.is_large_list(t):
-        return pa.large_list(_large(t.value_field))
-    if pa.types.is_fixed_size_list(t):
-        return pa.list_(_large(t.value_field), t.list_size)
-    if pa.types.is_struct(t):
-        return pa.struct([_large(t.field(i)) for i in range(t.num_fields)])
-    if pa.types.is_map(t):
-        return pa.map_(_large(t.key_field), _large(t.item_field), t.keys_sorted)
-    if pa.types.is_time32(t):
-        return pa.time64("ns")
-    if pa.types.is_timestamp(t) and t.unit == "s":
-        return pa.timestamp("ms", t.tz)
-    return t
+        p = pa.large_list(_as_polars(t.value_field, p.value_field))
+    elif pa.types.is_fixed_size_list(t):
+        p = pa.list_(_as_polars(t.value_field, p.value_field, nullable), t.list_size)
+    elif pa.types.is_struct(t):
+        p = pa.struct([_as_polars(t.field(i), p.field(i), nullable) for i in range(t.num_fields)])
+    elif pa.types.is_map(t):
+        p = pa.map_(_as_polars(t.key_field, p.key_field), _as_polars(t.item_field, p.item_field), t.keys_sorted)
+    elif pa.types.is_time64(t) or pa.types.is_fixed_size_binary(getattr(t, "storage_type", t)):
+        p = t
+    return pa.field(own.name, p, nullable, own.metadata)

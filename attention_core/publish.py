@@ -122,8 +122,8 @@ class Place:
             if folder.is_dir():
                 _sync(folder)
         write_whole(self.published, json.dumps(told["published"], indent=1, sort_keys=True))
-        self.journal.unlink()
         shutil.rmtree(self.work / "staging", ignore_errors=True)
+        self.journal.unlink()  # last: until then the next run does all this again
 
 
 def write_whole(path: Path, text: str) -> None:

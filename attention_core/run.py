@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 import polars as pl
+import torch
 
 from attention_core import batches
 from attention_core.attention import Look, Statistics, fit, hidden, one_thread, passes, resolved, types
@@ -34,6 +35,8 @@ from attention_core.sql import row_expression
 
 T = TypeVar("T")
 R = TypeVar("R")
+
+NO_WEIGHTS = Health.of(torch.empty(0, dtype=torch.float64), None, None)
 
 
 class Each(Protocol):
@@ -64,11 +67,13 @@ class Plan:
     passes: int
     schema: Mapping[str, pl.DataType]
     other_versions: int
+    interrupted: bool = False  # a run before was killed while it published
+    strange: tuple[str, ...] = ()  # files that Farol did not write, and a run would replace or remove
 
     @property
     def nothing(self) -> bool:
         """Whether all is done."""
-        return not self.gone and all(e.status == "done" for e in self.entries)
+        return not self.gone and not self.interrupted and all(e.status == "done" for e in self.entries)
 
     def counts(self) -> dict[str, int]:
         """How many batches there are of each status."""
@@ -84,7 +89,8 @@ class Run:
     batches: tuple[Batch, ...]
     left_out: tuple[str, ...]
     heads: tuple[Head, ...]
-    columns: Mapping[str, pl.DataType]
+    own: Mapping[str, pl.DataType]  # the columns of the files
+    columns: Mapping[str, pl.DataType]  # what rules look at: these, and the folders' instead where both have one
     place: Place
     stop: threading.Event = field(default_factory=threading.Event)
     watch: Watch = field(default_factory=Watch)
@@ -106,9 +112,12 @@ class Run:
         chosen = _chosen(found, job.source.where)
         place = Place(job.sink.path, job.work())
         _apart(job, place)
-        columns = _one_schema(chosen)
+        own = _one_schema(chosen)
+        columns = own | dict(chosen[0].types)
         heads = resolved(job.attention, columns)
-        run = Run(job, chosen, tuple(b.name for b in found if b not in chosen), heads, columns, place, **how)
+        names = {b.name for b in chosen}
+        left_out = tuple(b.name for b in found if b.name not in names)
+        run = Run(job, chosen, left_out, heads, own, columns, place, **how)
         run.output_columns()
         return run
 
@@ -131,9 +140,9 @@ class Run:
         return {name: dtype for name, dtype in schema.items() if name not in self.columns and name not in unseen}
 
     def output_columns(self) -> list[str]:
-        """The columns of the outputs; partitions are in the folders' names only."""
+        """The columns of the outputs; partitions are in the folders' names only, unless the files have them too."""
         names = self.job.sink.written(self.columns, self.added())
-        return [n for n in names if n not in self.batches[0].partitions]
+        return [n for n in names if n in self.own or n not in self.batches[0].partitions]
 
     def plan(self, hashed: Mapping[str, Fingerprint] | None = None) -> Plan:
         """Compares the batches with the outputs; footers are read, and inputs hashed only if `hashed` has them."""
@@ -154,7 +163,15 @@ class Run:
             if not (whole and fitted):
                 entries = [Entry(e.name, "depends on the fit") if e.status == "done" else e for e in entries]
         other = sum(1 for f in footers if f is not None and dict(f.versions) != versions())
-        return Plan(tuple(entries), gone, passes(self.heads, self.columns), self._output_schema(), other)
+        return Plan(
+            tuple(entries),
+            gone,
+            passes(self.heads, self.columns),
+            self._output_schema(),
+            other,
+            self.place.journal.is_file(),
+            self._strange([b.name for b, f in zip(self.batches, footers, strict=True) if f is None], gone, seen),
+        )
 
     def hash(self, plan: Plan, each: Each) -> dict[str, Fingerprint]:
         """The fingerprints of all batches that are not known to be done, their content hashed."""
@@ -206,24 +223,26 @@ class Run:
         keys = [self.look.segments(batch, h, statistics).keys for h in self.heads if h.asks()]
         return digest((tuple(local), tuple(keys)))
 
-    def health(self) -> dict[str, Health]:
-        """The health of each weight column over the staged and the published outputs of the source."""
-        total: dict[str, Health] = {}
-        for batch in self.batches:
-            staged = Footer.read(self.place.staged(batch.name))
-            footer = staged or Footer.read(self.place.output(batch.name))
-            for column, plain in (footer.health if footer else {}).items():
-                health = Health.from_plain(plain)
-                total[column] = total[column] + health if column in total else health
+    def footers(self, done: Sequence[Footer] = ()) -> list[Footer]:
+        """The footers of all outputs of the source: of those that are done now, and of the others as published."""
+        now = {f.name: f for f in done}
+        found = [now.get(b.name) or Footer.read(self.place.output(b.name)) for b in self.batches]
+        return [f for f in found if f is not None]
+
+    def health(self, footers: Sequence[Footer]) -> dict[str, Health]:
+        """The health of each weight column over these outputs."""
+        total = {w: NO_WEIGHTS for h in self.heads for w in h.weights}
+        for footer in footers:
+            for column, plain in footer.health.items():
+                total[column] += Health.from_plain(plain)
         return total
 
-    def expect(self, health: Mapping[str, Health]) -> None:
+    def expect(self, health: Mapping[str, Health], rows: int) -> None:
         """Holds the job's expectations against what is about to be published.
 
         Raises:
             ExpectationMissed: naming every one that does not hold.
         """
-        rows = next((h.rows for h in health.values()), 0)
         missed = []
         for rule, bounds in self.job.expect.items():
             for column in ["source"] if rule == "source" else self._weights_of(rule):
@@ -255,9 +274,9 @@ class Run:
         write_whole(self.place.work / "runs" / f"{at}.json", json.dumps(dict(outcome), indent=1))
 
     def _frames(self, batch: Batch, statistics: Statistics, health: dict[str, Health]) -> Iterator[pl.DataFrame]:
-        names, weights = self.output_columns(), [w for h in self.heads for w in h.weights]
-        shadowed = [n for n in names if n in batch.partitions]
-        assert not shadowed
+        names = self.output_columns()
+        weights = [w for h in self.heads for w in h.weights]
+        columns = [pl.col(batches.in_file(n)).alias(n) if n in batch.partitions else pl.col(n) for n in names]
         with one_thread():
             for _, chunk in self.look.attended(batch, self.heads, statistics):
                 for column in weights:
@@ -265,7 +284,7 @@ class Run:
                     found = numbers(elements(w)[0] if isinstance(w.dtype, pl.List) else w)
                     here = Health.of(found.x, found.there, found.nan)
                     health[column] = health[column] + here if column in health else here
-                yield chunk[names]
+                yield chunk.select(columns)
 
     def _footer(
         self, batch: Batch, now: Fingerprint, statistics: str, rows: int, health: Mapping[str, Health]
@@ -289,8 +308,14 @@ class Run:
         gone = tuple(n for n in self.place.outputs() if n not in here)
         return () if self.job.sink.gone == "keep" else gone
 
+    def _strange(self, new: Sequence[str], gone: Sequence[str], seen: Mapping[str, Any]) -> tuple[str, ...]:
+        there = [n for n in new if self.place.output(n).exists()]
+        if self.job.sink.gone == "remove":
+            there += [n for n in gone if Footer.read(self.place.output(n)) is None]
+        return tuple(n for n in there if n not in seen)
+
     def _output_schema(self) -> dict[str, pl.DataType]:
-        every = dict(self.columns) | self.added()
+        every = dict(self.own) | self.added()
         return {name: every[name] for name in self.output_columns()}
 
     def _weights_of(self, rule: str) -> list[str]:
@@ -358,7 +383,7 @@ def execute(run: Run, full: bool = False, redo: str | None = None, each: Each | 
     plan = run.plan()
     refuse_gone(run, plan)
     if plan.nothing and not full and redo is None:
-        return Outcome(run, plan, 0, 0, time.monotonic() - began, run.health())
+        return Outcome(run, plan, 0, 0, time.monotonic() - began, run.health(run.footers()))
     run.place.checked()
     each = each or threads(run)
     with run.place.held():
@@ -366,8 +391,9 @@ def execute(run: Run, full: bool = False, redo: str | None = None, each: Each | 
         statistics = run.fit(each)
         todo = run.todo(run.plan(inputs), statistics, full, redo)
         done = each("apply", lambda b: run.apply(b, statistics, inputs[b.name]), todo)
-        health = run.health()
-        run.expect(health)
+        footers = run.footers(done)
+        health = run.health(footers)
+        run.expect(health, sum(f.rows for f in footers))
         run.publish(done, statistics, inputs)
         outcome = Outcome(run, plan, len(done), sum(f.rows for f in done), time.monotonic() - began, health)
         run.record(outcome.plain())
@@ -375,16 +401,23 @@ def execute(run: Run, full: bool = False, redo: str | None = None, each: Each | 
 
 
 def refuse_gone(run: Run, plan: Plan) -> None:
-    """Stops a run before it reads, where outputs have lost their input.
+    """Stops a run before it reads, where outputs have lost their input, or are none of Farol's.
 
     Raises:
-        JobError: unless `sink.gone` says what becomes of them.
+        JobError: unless `sink.gone` says what becomes of them; always for what Farol did not write.
     """
     if plan.gone and run.job.sink.gone == "refuse":
         raise JobError(
             f"{len(plan.gone)} outputs have no input any more, the first of them {plan.gone[0]}; is the source whole? "
             "If so, sink.gone: keep or remove says what becomes of them",
             ("sink", "gone"),
+        )
+
+    if plan.strange:
+        raise JobError(
+            f"{run.place.output(plan.strange[0])} was not written by Farol, and would be lost; "
+            "name a folder of its own, or move the file away",
+            ("sink", "path"),
         )
 
 
@@ -448,7 +481,8 @@ def _chosen(found: Sequence[Batch], where: str | None) -> tuple[Batch, ...]:
     if where is None:
         return tuple(found)
     expression = row_expression(where)
-    rows = pl.DataFrame([dict(b.partitions) for b in found], schema=dict(found[0].types))
+    schema = {name: dtype for b in found for name, dtype in b.types.items()}
+    rows = pl.DataFrame([dict(b.partitions) for b in found], schema=schema)
     for name in expression.meta.root_names():
         if name not in rows.columns:
             raise JobError(f"{name!r} is not a partition column{nearest(name, rows.columns)}", ("source", "where"))
@@ -463,32 +497,38 @@ def _apart(job: Job, place: Place) -> None:
     """The sink must not be inside the source, nor the other way round."""
     sink = place.sink.resolve()
     for path in job.source.paths():
-        source = Path(path.split("*")[0]).resolve() if "*" in path else Path(path).resolve()
-        folder = source if source.is_dir() else source.parent
-        if sink == folder or folder in sink.parents or sink in folder.parents:
-            inside = "inside the source" if folder in (sink, *sink.parents) else "around the source"
-            raise JobError(f"{place.sink} lies {inside}; name a folder beside it", ("sink", "path"))
+        source = batches.searched(path).resolve()
+        if source in (sink, *sink.parents):
+            raise JobError(f"{place.sink} lies inside the source; name a folder beside it", ("sink", "path"))
+        if sink in source.parents:
+            raise JobError(f"{place.sink} lies around the source; name a folder beside it", ("sink", "path"))
 
 
 def _one_schema(found: Sequence[Batch]) -> dict[str, pl.DataType]:
-    """The columns that all batches have.
+    """The columns that the files of all batches have.
 
     Raises:
         JobError: naming every batch that differs from the first, and how.
     """
-    first = found[0].columns()
+    first = found[0].own()
     wrong = []
     for batch in found[1:]:
-        if (here := batch.columns()) == first:
-            continue
-        lacks = [f"lacks {c!r}" for c in first if c not in here]
-        extra = [f"has {c!r} besides" for c in here if c not in first]
-        other = [f"has {c!r} as {here[c]}, not {first[c]}" for c in first if c in here and here[c] != first[c]]
-        if lacks or extra or other:
-            wrong.append(f"{batch.name} {', '.join([*lacks, *extra, *other])}")
+        here = batch.own()
+        differs = [*_drift(here, first), *_drift(batch.types, found[0].types, " as a folder")]
+        if differs:
+            wrong.append(f"{batch.name} {', '.join(differs)}")
     if wrong:
         raise JobError(f"the batches differ from {found[0].name}: {'; '.join(wrong)}", ("source", "drift"))
     return first
+
+
+def _drift(here: Mapping[str, pl.DataType], first: Mapping[str, pl.DataType], how: str = "") -> list[str]:
+    if here == first:
+        return []
+    lacks = [f"lacks {c!r}{how}" for c in first if c not in here]
+    extra = [f"has {c!r}{how} besides" for c in here if c not in first]
+    other = [f"has {c!r}{how} as {here[c]}, not {first[c]}" for c in first if c in here and here[c] != first[c]]
+    return [*lacks, *extra, *other]
 
 
 def sample(run: Run, rows: int) -> tuple[pl.DataFrame, bool]:
