@@ -120,12 +120,13 @@ class Look:
         missed = [0] * len(heads)
         for start, chunk in self.chunks(part, columns, rows):
             for i, (head, whole, known) in enumerate(knows):
-                with _of(part), self._timed(head):
+                with _of(part, head), self._timed(head):
                     chunk = self._attended(head, chunk, start, whole, known)
                 missed[i] += head.missed(chunk)
             yield start, chunk
-        with _of(part):
-            _refuse_missing(heads, missed)
+        for head, keys in zip(heads, missed, strict=True):
+            with _of(part, head):
+                _refuse_missing(keys)
 
     def answers(self, part: Part, asks: Sequence[Ask], statistics: Statistics) -> list[Answer]:
         """What a part answers to the questions of one round: one pass over the columns that they need."""
@@ -134,7 +135,7 @@ class Look:
         local = [moved(_local(ask, s, statistics), self.device) for ask, s in zip(asks, where, strict=True)]
         for start, chunk in self.above(part, [ask.head for ask in asks], statistics):
             for i, (ask, whole) in enumerate(zip(local, where, strict=True)):
-                with _of(part), self._timed(ask.head):
+                with _of(part, ask.head), self._timed(ask.head):
                     state = self._answered(ask, chunk, start, whole)
                 states[i] = state if states[i] is None else states[i] + state
         return [Answer(s.keys, moved(state, CPU)) for s, state in zip(where, states, strict=True)]
@@ -312,21 +313,17 @@ def _merged(head: Head, answers: Sequence[Answer], keys: dict[str, pl.DataFrame]
     return total
 
 
-def _refuse_missing(heads: Sequence[Head], missed: Sequence[int]) -> None:
-    for head, keys in zip(heads, missed, strict=True):
-        if keys:
-            what = ", ".join(map(repr, head.key)) or "the score"
-            advice = "mask or mend them, or say missing: propagate or a number"
-            raise DataError(
-                f"rule {head.rule!r}: {keys:,} keys of {what} are missing, where missing is an error; {advice}"
-            )
+def _refuse_missing(keys: int) -> None:
+    if keys:
+        advice = "mask or mend them, or say missing: propagate or a number"
+        raise DataError(f"missing keys: {keys:,}, and missing: error allows none; {advice}")
 
 
 @contextmanager
-def _of(part: Part) -> Iterator[None]:
-    """Names the part in an error about its data."""
+def _of(part: Part, head: Head) -> Iterator[None]:
+    """Names the part, the rule and the key in an error about the data."""
     try:
         yield
     except FarolError as error:
         where = getattr(part, "path", None)
-        raise error if where is None else type(error)(f"{where}: {error}") from error
+        raise type(error)(f"{'' if where is None else f'{where}: '}{head.named()}: {error}") from error

@@ -83,7 +83,7 @@ def mask(column: pl.Series) -> Tensor | None:
     """(n,) bool: which values are not null; None: all of them."""
     if not column.null_count():
         return None
-    there = column.is_not_null().cast(pl.UInt8).to_arrow()
+    there = pc.is_valid(column.to_arrow()).cast(pa.uint8())
     return torch.from_dlpack(there).view(torch.bool)  # type: ignore[attr-defined]
 
 

@@ -91,7 +91,21 @@ class Head(Frozen):
         return (*self.weights, *(weighted for _, weighted, _ in self.values))
 
     def fit(self) -> Generator[Ask, Any, Known]:
-        """Asks what the kinds must know, each once those before it are concluded; with the first, how many taught."""
+        """Asks what the kinds must know, each once those before it are concluded; with the first, how many taught.
+
+        Raises:
+            DataError: naming the rule, for what a kind cannot work on.
+        """
+        try:
+            return (yield from self._fit())
+        except DataError as error:
+            raise DataError(f"{self.named()}: {error}") from error
+
+    def named(self) -> str:
+        """The rule and its key, for people."""
+        return f"rule {self.rule!r}" + (f", key {', '.join(map(repr, self.key))}" if self.key else "")
+
+    def _fit(self) -> Generator[Ask, Any, Known]:
         if not self.asks():
             return Known(count=None, kinds=tuple(None for _ in self.kinds))
         count: Tensor | None = None
@@ -153,16 +167,20 @@ class Head(Frozen):
             unseen = None if known.count is None else known.count == 0
             unseen = None if unseen is None or not bool(unseen.any()) else rows.at(unseen).expand(len(rows.x))
         weight, there = self._weights(rows, look, unseen)
-        return frame.hstack(self._of_lists(frame, weight, there) if self.lists else self._plain(frame, weight, there))
+        return frame.hstack(
+            self._of_lists(frame, weight, there) if self.lists else self._plain(frame, look, weight, there)
+        )
 
-    def _plain(self, frame: pl.DataFrame, weight: Tensor, there: Tensor | None) -> list[pl.Series]:
+    def _plain(self, frame: pl.DataFrame, look: Look, weight: Tensor, there: Tensor | None) -> list[pl.Series]:
         k = len(self.weights)
         columns = [
             series(name, weight[i::k], None if there is None else there[i::k], pl.Float64())
             for i, name in enumerate(self.weights)
         ]
         for value, weighted, i in self.values:
-            columns.append(_multiplied(frame[value], weight[i::k], None if there is None else there[i::k], weighted))
+            found = look.keys if self.key == (value,) else numbers(frame[value])
+            ok = None if there is None else there[i::k]
+            columns.append(_multiplied(found, weight[i::k], ok, weighted, frame.schema[value]))
         return columns
 
     def _of_lists(self, frame: pl.DataFrame, weight: Tensor, there: Tensor | None) -> list[pl.Series]:
@@ -171,10 +189,8 @@ class Head(Frozen):
         for value, weighted, _ in self.values:
             flat, lengths = elements(frame[value])
             if not torch.equal(lengths, elements(key)[1]):
-                raise DataError(
-                    f"rule {self.rule!r}: a list of {value!r} is not as long as the one of {self.key[0]!r} beside it"
-                )
-            columns.append(listed(_multiplied(flat, weight, there, weighted), frame[value]))
+                raise DataError(f"a list of {value!r} is not as long as the one of {self.key[0]!r} beside it")
+            columns.append(listed(_multiplied(numbers(flat), weight, there, weighted, flat.dtype), frame[value]))
         return columns
 
     def _weights(self, rows: Rows, look: Look, unseen: Tensor | None) -> tuple[Tensor, Tensor | None]:
@@ -216,11 +232,10 @@ def _column(frame: pl.DataFrame, expression: pl.Expr) -> pl.Series:
     return frame.with_columns(expression.alias("#"))["#"]
 
 
-def _multiplied(column: pl.Series, weight: Tensor, there: Tensor | None, name: str) -> pl.Series:
-    value = numbers(column)
-    single = column.dtype in (pl.Float32, pl.Float16)
+def _multiplied(value: Numbers, weight: Tensor, there: Tensor | None, name: str, dtype: pl.DataType) -> pl.Series:
     product = value.x.to(weight.device) * weight
-    return series(name, product.float() if single else product, _all(value.there, there), column_type(column.dtype))
+    single = dtype in (pl.Float32, pl.Float16)
+    return series(name, product.float() if single else product, _all(value.there, there), column_type(dtype))
 
 
 def column_type(value: pl.DataType) -> pl.DataType:

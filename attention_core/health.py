@@ -31,10 +31,12 @@ class Health:
         """The health of weights (n,) float64; there: (n,) bool, not null; nan: (n,) bool; None: all, and none."""
         nulls = 0 if there is None else int((~there).sum())
         nans = 0 if nan is None else int(nan.sum())
-        w = weights if there is None else weights[there] if nan is None else weights[there & ~nan]
-        w = w if there is not None or nan is None else w[~nan]
-        low, high = (float(v) for v in w.aminmax()) if len(w) else (math.inf, -math.inf)
-        values, counts = _two(w, low, high)
+        ok = there if nan is None else ~nan if there is None else there & ~nan
+        values, counts = _two(weights, ok, len(weights) - nulls - nans)
+        if counts is None and ok is not None:
+            values = weights[ok]
+        some = values if counts is None else values[counts > 0]
+        low, high = (float(v) for v in some.aminmax()) if len(some) else (math.inf, -math.inf)
         zeros = 0
         total: Sums | None = None
         blocks = torch.split(values, BLOCK) if counts is None else [values]
@@ -95,12 +97,17 @@ class Health:
         return Health(rows, nulls, nans, zeros, low, high, sums)
 
 
-def _two(w: Tensor, low: float, high: float) -> tuple[Tensor, Tensor | None]:
+def _two(w: Tensor, ok: Tensor | None, many: int) -> tuple[Tensor, Tensor | None]:
     """The weights; where there are but two of them, as of a gate, these and how often each is there."""
-    at_low, at_high = (int((w == value).sum()) for value in (low, high))
-    if not len(w) or (low < high and at_low + at_high < len(w)):
+    if not len(w):
         return w, None
-    return torch.tensor([low, high], dtype=w.dtype), torch.tensor([len(w) - at_high, at_high])
+    low, high = w.aminmax()
+    at_low, at_high = (int((w == v if ok is None else (w == v) & ok).sum()) for v in (low, high))
+    if bool(low == high):
+        at_low = 0
+    if at_low + at_high != many:
+        return w, None
+    return torch.stack([low, high]), torch.tensor([at_low, at_high])
 
 
 def _terms(w: Tensor, counts: Tensor | None) -> Sums:

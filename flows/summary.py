@@ -27,8 +27,9 @@ def table(record: Mapping[str, Any]) -> list[tuple[str, ...]]:
 
 def headline(record: Mapping[str, Any]) -> str:
     """What was done, in one line."""
+    removed = record["plan"].get("gone", 0)
     if not record["batches"]:
-        return "nothing is new"
+        return f"removed {counted(removed, 'output')} whose input is gone" if removed else "nothing is new"
     rows, seconds = record["rows"], record["seconds"]
     return f"{counted(record['batches'], 'batch')}, {rows:,} rows in {seconds:.1f} s ({rows / seconds:,.0f} rows/s)"
 

@@ -104,7 +104,7 @@ def test_missing_as_a_number_and_as_an_error():
     f = pl.DataFrame({"b": [1.0, None, 3.0]})
     out = attend(f, [{"key": "b", "weight": "proportional", "missing": 9, "scale": {"sum": 8.0}}])
     assert out["b_weight"].to_list() == [2, 9, 6]
-    with pytest.raises(DataError, match="1 keys of .b. are missing"):
+    with pytest.raises(DataError, match="rule .b., key .b.: missing keys: 1,"):
         attend(f, [{"key": "b", "missing": "error"}])
 
 
