@@ -9,7 +9,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import asdict, dataclass, field
 from fnmatch import fnmatch
 from pathlib import Path
@@ -189,8 +189,6 @@ class Run:
         """The batches whose output is not there, or not of these rules, this input and these statistics."""
         status = {e.name: e.status for e in plan.entries}
         again = {b.name for b in self.batches if full or (redo is not None and fnmatch(b.name, redo))}
-        if redo is not None and not again:
-            raise JobError(f"--redo {redo}: no batch has such a name; the first is {self.batches[0].name}")
         return [b for b in self.batches if b.name in again or not self._stands(b, status[b.name], statistics)]
 
     def apply(self, batch: Batch, statistics: Statistics, now: Fingerprint) -> Footer:
@@ -380,6 +378,8 @@ def execute(run: Run, full: bool = False, redo: str | None = None, each: Each | 
     full: all batches are done again; redo: those whose name matches this glob. each: where the work runs.
     """
     began = time.monotonic()
+    if redo is not None and not any(fnmatch(b.name, redo) for b in run.batches):
+        raise JobError(f"--redo {redo}: no batch has such a name; the first is {run.batches[0].name}")
     plan = run.plan()
     refuse_gone(run, plan)
     if plan.nothing and not full and redo is None:
@@ -429,6 +429,7 @@ def threads(run: Run) -> Each:
         with ThreadPoolExecutor(run.workers, thread_name_prefix="farol") as pool:
             futures = [pool.submit(_told(run, work), item) for item in items]
             try:
+                wait(futures, return_when=FIRST_EXCEPTION)
                 return [future.result() for future in futures]
             except BaseException as error:
                 run.stop.set()
@@ -442,7 +443,11 @@ def threads(run: Run) -> Each:
 
 def _told(run: Run, work: Callable[[T], R]) -> Callable[[T], R]:
     def with_word(item: T) -> R:
-        result = work(item)
+        try:
+            result = work(item)
+        except BaseException:
+            run.stop.set()  # the others need not go on
+            raise
         run.watch.batch(str(getattr(item, "name", item)))
         return result
 
