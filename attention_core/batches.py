@@ -59,7 +59,7 @@ class Batch:
 
     def row_group_rows(self) -> int | None:
         """As many rows as the largest row group has, and no more than fit in 128 MiB."""
-        with pq.ParquetFile(self.path) as file:
+        with reading(self.path), pq.ParquetFile(self.path) as file:
             groups = [file.metadata.row_group(i) for i in range(file.metadata.num_row_groups)]
         rows = max((g.num_rows for g in groups), default=0)
         if not rows:
@@ -151,7 +151,7 @@ def write(
     theirs = pl.Schema(schema).to_frame().to_arrow().schema
     fields = [_exact(own.field(n), theirs.field(n)) if n in own.names else theirs.field(n) for n in schema]
     exact = pa.schema(fields, metadata=own.metadata)
-    kept = {k.decode(): v.decode("utf-8", "surrogateescape") for k, v in (own.metadata or {}).items()}
+    kept = {k.decode(): v.decode() for k, v in (own.metadata or {}).items()}
 
     def metadata(_: object) -> dict[str, str]:
         arrow = base64.b64encode(exact.serialize().to_pybytes()).decode()

