@@ -265,6 +265,7 @@ class Source(Frozen):
     hive: Literal["auto"] | bool = "auto"
     where: str | None = None
     drift: Literal["strict"] = "strict"
+    split_rows: Literal["auto"] = "auto"
 
     @field_validator("path")
     @classmethod
@@ -300,6 +301,7 @@ class Sink(Frozen):
     columns: Literal["all", "added"] | tuple[str, ...] | Except = "all"
     compression: Compression = "zstd"
     gone: Literal["refuse", "keep", "remove"] = "refuse"
+    format: Literal["parquet"] = "parquet"
     work: Path | None = None
 
     @field_validator("path", "work")

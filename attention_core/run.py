@@ -183,7 +183,7 @@ class Run:
     def fit(self, each: Each) -> Statistics:
         """Asks all batches what the rules must know."""
         rounds = itertools.count(1)
-        return fit(self.look, lambda work: each(f"fit, pass {next(rounds)}", _alone(work), self.batches))
+        return fit(self.look, lambda work: each(f"fit, pass {next(rounds)}", work, self.batches))
 
     def todo(self, plan: Plan, statistics: Statistics, full: bool, redo: str | None = None) -> list[Batch]:
         """The batches whose output is not there, or not of these rules, this input and these statistics."""
@@ -275,14 +275,13 @@ class Run:
         names = self.output_columns()
         weights = [w for h in self.heads for w in h.weights]
         columns = [pl.col(batches.in_file(n)).alias(n) if n in batch.partitions else pl.col(n) for n in names]
-        with one_thread():
-            for _, chunk in self.look.attended(batch, self.heads, statistics):
-                for column in weights:
-                    w = chunk[column]
-                    found = numbers(elements(w)[0] if isinstance(w.dtype, pl.List) else w)
-                    here = Health.of(found.x, found.there, found.nan)
-                    health[column] = health[column] + here if column in health else here
-                yield chunk.select(columns)
+        for _, chunk in self.look.attended(batch, self.heads, statistics):
+            for column in weights:
+                w = chunk[column]
+                found = numbers(elements(w)[0] if isinstance(w.dtype, pl.List) else w)
+                here = Health.of(found.x, found.there, found.nan)
+                health[column] = health[column] + here if column in health else here
+            yield chunk.select(columns)
 
     def _footer(
         self, batch: Batch, now: Fingerprint, statistics: str, rows: int, health: Mapping[str, Health]
@@ -386,7 +385,7 @@ def execute(run: Run, full: bool = False, redo: str | None = None, each: Each | 
         return Outcome(run, plan, 0, 0, time.monotonic() - began, run.health(run.footers()))
     run.place.checked()
     each = each or threads(run)
-    with run.place.held():
+    with run.place.held(), one_thread():
         inputs = run.hash(plan, each)
         statistics = run.fit(each)
         todo = run.todo(run.plan(inputs), statistics, full, redo)
@@ -467,14 +466,6 @@ def _short(value: float | None) -> str:
 def _wanted(low: float | None, high: float | None) -> str:
     bounds = ((low, "at least"), (high, "at most"))
     return " and ".join(f"{word} {bound:g}" for bound, word in bounds if bound is not None)
-
-
-def _alone(work: Callable[[T], R]) -> Callable[[T], R]:
-    def with_one_thread(item: T) -> R:
-        with one_thread():
-            return work(item)
-
-    return with_one_thread
 
 
 def _hashed(batch: Batch, last: Mapping[str, Fingerprint]) -> Fingerprint:
