@@ -150,12 +150,12 @@ def write(
     schema = {**schema, **days}  # Polars takes days that once were milliseconds for times
     theirs = pl.Schema(schema).to_frame().to_arrow().schema
     fields = [_exact(own.field(n), theirs.field(n)) if n in own.names else theirs.field(n) for n in schema]
-    exact = pa.schema(fields, metadata=own.metadata)
-    kept = {k.decode(): v.decode() for k, v in (own.metadata or {}).items()}
+    kept = {k.decode(): v.decode() for k, v in (own.metadata or {}).items() if k != b"farol"}
+    exact = pa.schema(fields, metadata=kept or None)
 
     def metadata(_: object) -> dict[str, str]:
         arrow = base64.b64encode(exact.serialize().to_pybytes()).decode()
-        return {k: v for k, v in kept.items() if k != "farol"} | {"ARROW:schema": arrow} | footer()
+        return kept | {"ARROW:schema": arrow} | footer()
 
     def source(with_columns: Any, predicate: Any, n_rows: Any, batch_size: Any) -> Iterator[pl.DataFrame]:
         for frame in frames:

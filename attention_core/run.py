@@ -96,6 +96,7 @@ class Run:
     watch: Watch = field(default_factory=Watch)
     began: float = field(default_factory=time.time)
     look: Look = field(init=False)
+    digests: dict[str, str] = field(default_factory=dict, init=False)
 
     def __post_init__(self) -> None:
         chunk_rows = None if self.job.chunk_rows == "auto" else int(self.job.chunk_rows)
@@ -216,10 +217,11 @@ class Run:
         return said()
 
     def digest(self, batch: Batch, statistics: Statistics) -> str:
-        """The identity of what the rows of one batch use of the statistics."""
-        local = [statistics.of(h, self.look.segments(batch, h, statistics)) for h in self.heads if h.asks()]
-        keys = [self.look.segments(batch, h, statistics).keys for h in self.heads if h.asks()]
-        return digest((tuple(local), tuple(keys)))
+        """The identity of what the rows of one batch use of the statistics; a run has but one of these."""
+        if batch.name not in self.digests:
+            where = [(h, self.look.segments(batch, h, statistics)) for h in self.heads if h.asks()]
+            self.digests[batch.name] = digest(tuple((statistics.of(h, s), s.keys) for h, s in where))
+        return self.digests[batch.name]
 
     def footers(self, done: Sequence[Footer] = ()) -> list[Footer]:
         """The footers of all outputs of the source: of those that are done now, and of the others as published."""
@@ -490,12 +492,16 @@ def _chosen(found: Sequence[Batch], where: str | None) -> tuple[Batch, ...]:
 
 
 def _apart(job: Job, place: Place) -> None:
-    """The sink must not be inside the source, nor the other way round."""
-    sink = place.sink.resolve()
+    """The sink must not be inside the source, nor the other way round; nor the work folder in either."""
+    sink, work = place.sink.resolve(), place.work.resolve()
+    if sink in (work, *work.parents) or work in sink.parents:
+        raise JobError(f"{place.work} and the sink lie in each other; name a folder beside it", ("sink", "work"))
     for path in job.source.paths():
         source = batches.searched(path).resolve()
         if source in (sink, *sink.parents):
             raise JobError(f"{place.sink} lies inside the source; name a folder beside it", ("sink", "path"))
+        if source in (work, *work.parents):
+            raise JobError(f"{place.work} lies inside the source; name a folder beside it", ("sink", "work"))
         if sink in source.parents:
             raise JobError(f"{place.sink} lies around the source; name a folder beside it", ("sink", "path"))
 

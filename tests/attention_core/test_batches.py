@@ -297,7 +297,8 @@ def test_field_ids_are_kept(tmp_path):
 def test_what_an_earlier_run_said_of_itself_is_not_carried_on(tmp_path):
     table = pa.table({"x": [1]}).replace_schema_metadata({"mine": "stays", "farol": "of an earlier run"})
     pq.write_table(table, tmp_path / "a.parquet")
-    copied(tmp_path / "a.parquet", tmp_path / "out.parquet")
+    out = copied(tmp_path / "a.parquet", tmp_path / "out.parquet")
+    assert out.schema.metadata.get(b"farol", b"{}") == b"{}" and out.schema.metadata[b"mine"] == b"stays"
     metadata = pq.read_metadata(tmp_path / "out.parquet").metadata
     assert metadata[b"farol"] == b"{}" and metadata[b"mine"] == b"stays"
 

@@ -16,6 +16,7 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
 
+from attention_core import batches
 from attention_core.errors import DataError, ExpectationMissed, JobError, SinkBusy
 from attention_core.run import execute, opened, run
 
@@ -257,8 +258,19 @@ def test_a_new_batch_moves_the_statistics_of_all(folder):
     folder.job(SOFTMAX).put("a.parquet", [1, 6])
     folder.run()
     folder.put("b.parquet", [2])
-    assert folder.run().written == 2
+    outcome = folder.run()
+    assert outcome.written == 2 and outcome.plan.counts() == {"depends on the fit": 1, "new": 1}
     assert sum(folder.rows(n)["soft_weight"].sum() for n in ("a.parquet", "b.parquet")) == pytest.approx(1)
+
+
+def test_a_batch_that_is_gone_moves_them_too(folder):
+    folder.job(SOFTMAX, sink={"gone": "keep"}).put("a.parquet", [1, 6])
+    gone = folder.put("b.parquet", [2])
+    folder.run()
+    before = folder.held()
+    gone.unlink()
+    assert folder.run().written == 1 and folder.written(before) == ["a.parquet"]
+    assert folder.rows()["soft_weight"].sum() == pytest.approx(1)
 
 
 def test_a_group_that_did_not_change_costs_no_rewrite(folder):
@@ -478,6 +490,48 @@ def test_an_interrupted_publish_is_finished_where_all_outputs_are_in_their_place
     assert folder.run().written == 0 and not (work / "journal.json").exists()
 
 
+def test_what_is_staged_already_is_not_written_again(folder, monkeypatch):
+    folder.job(expect={"x": {"max": {"max": 1}}}).put("a.parquet", [1, 6])
+    folder.put("b.parquet", [1])
+    with pytest.raises(ExpectationMissed):
+        folder.run()
+    folder.job()
+    folder.put("b.parquet", [7])
+    written = []
+    whole = batches.write
+
+    def write(frames, schema, target, like, *rest):
+        written.append(like.name)
+        whole(frames, schema, target, like, *rest)
+
+    staged = sorted(f.name for f in (folder.path / "out.farol/staging").iterdir())
+    assert staged == ["a.parquet.staged", "b.parquet.staged"]  # no reader takes them for rows
+    monkeypatch.setattr(batches, "write", write)
+    assert folder.run().written == 2 and written == ["b.parquet"]
+    assert folder.rows()["x_weight"].to_list() == [1, 2] and folder.rows("b.parquet")["x_weight"].to_list() == [2]
+
+
+def test_a_publish_that_was_cut_short_is_finished_before_anything_else(folder, monkeypatch):
+    folder.job().put("a.parquet", [1, 6])
+    folder.put("b.parquet", [7])
+    replace = os.replace
+
+    def cut_short(source, target):
+        if str(target).endswith("out/b.parquet"):
+            raise KeyboardInterrupt
+        replace(source, target)
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(os, "replace", cut_short)
+        folder.run()
+    assert sorted(folder.held()) == ["a.parquet"]
+    folder.put("c.parquet", [8])
+    folder.job(expect={"x": {"max": {"max": 1}}})
+    with pytest.raises(ExpectationMissed):
+        folder.run()
+    assert sorted(folder.held()) == ["a.parquet", "b.parquet"]
+
+
 def test_a_second_run_is_refused_while_the_first_is_alive(folder):
     folder.job().put("a.parquet", [1, 6])
     with opened(folder.path / "job.yaml").place.held():
@@ -565,6 +619,20 @@ def test_the_sink_and_the_source_lie_apart(folder, source, sink):
     folder.put("a.parquet", [1])
     with pytest.raises(JobError, match="lies"):
         folder.run()
+
+
+@pytest.mark.parametrize("work", ["out", "out/w", ".", "in/w"])
+def test_the_work_folder_lies_apart_from_both(folder, work):
+    folder.job(sink={"work": work}).put("a.parquet", [1])
+    with pytest.raises(JobError, match="sink.work"):
+        folder.run()
+
+
+def test_the_work_folder_may_lie_elsewhere(folder):
+    folder.job(sink={"work": "w/farol"}).put("a.parquet", [1])
+    folder.run()
+    assert (folder.path / "w/farol/published.json").exists() and not (folder.path / "out.farol").exists()
+    assert folder.run().plan.nothing
 
 
 def test_a_link_does_not_hide_that_they_do_not(folder):
