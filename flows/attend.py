@@ -47,7 +47,7 @@ class Options(BaseModel):
     )
 
 
-@flow(name="farol", persist_result=False)
+@flow(name="farol", flow_run_name="{options.job}", persist_result=False)
 def attend(options: Options) -> dict[str, Any]:
     """Puts attention on the batches of a job that are new or changed; returns the run record."""
     log = get_run_logger()
