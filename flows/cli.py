@@ -100,7 +100,7 @@ def plan(
         entries = [{"batch": e.name, "status": e.status, "why": e.why} for e in found.entries]
         _print_json({"job": opening.job.name, "batches": entries, "gone": found.gone, "passes": found.passes,
                      "schema": {n: str(t) for n, t in found.schema.items()},
-                     "other_versions": found.other_versions})  # fmt: skip
+                     "other_versions": found.other_versions, "interrupted": found.interrupted})  # fmt: skip
     else:
         show.plan(opening, found, all)
 

@@ -86,6 +86,8 @@ def plan(run: Run, found: Plan, every: bool) -> None:
         out.print(_table(("batch", "status", "why"), shown))
     if len(lines) > len(shown):
         out.print(f"{len(lines) - len(shown):,} more; --all shows them")
+    if found.interrupted:
+        out.print("a run was interrupted while it published; the next run finishes that first")
     if found.other_versions:
         was = "output was" if found.other_versions == 1 else "outputs were"
         out.print(f"{found.other_versions:,} {was} made by other versions of Farol's numerics or torch; --full redoes")
