@@ -10,7 +10,6 @@ from typing import Any, Protocol
 
 import polars as pl
 import torch
-from pydantic import ValidationError
 
 from attention_core.columns import ONE, Segments, places, segments, union
 from attention_core.contract import conclude, together
@@ -19,6 +18,7 @@ from attention_core.errors import DataError, FarolError, JobError, Stopped
 from attention_core.frozen import Frozen
 from attention_core.head import Ask, Head, Known, column_type
 from attention_core.job import Rule
+from attention_core.jobfile import checked
 
 APPLY_ROWS = 1 << 17
 FIT_ROWS = 1 << 20  # larger, since every chunk's state of all its segments is merged
@@ -41,7 +41,7 @@ class FramePart:
     name: str = "frame"
 
     def read(self, columns: Sequence[str] | None, rows: int) -> Iterator[tuple[int, pl.DataFrame]]:
-        frame = self.frame if columns is None else self.frame.select(columns)
+        frame = self.frame if columns is None else self.frame[list(columns) or self.frame.columns[:1]]
         for start in range(0, max(frame.height, 1), rows):
             yield start, frame.slice(start, rows)
 
@@ -211,6 +211,12 @@ def attend(
         attended = attend(frame.collect(), rules, chunk_rows)
         assert isinstance(attended, pl.DataFrame)
         return attended.lazy()
+    if not isinstance(frame, pl.DataFrame):
+        raise JobError(f"attend takes a Polars DataFrame or LazyFrame, and this is a {type(frame).__name__}")
+    if isinstance(rules, str | Mapping | Rule) or not isinstance(rules, Sequence):
+        raise JobError("rules are a list, as in [{'key': 'x', 'score': 'zscore'}]")
+    if chunk_rows is not None and chunk_rows < 1:
+        raise JobError(f"chunk_rows must be at least 1, and is {chunk_rows}")
     heads = resolved([_rule(i, rule) for i, rule in enumerate(rules)], frame.schema)
     part, look = FramePart(frame), Look(heads, chunk_rows)
     with one_thread():
@@ -233,6 +239,9 @@ def resolved(rules: Sequence[Rule], schema: Mapping[str, pl.DataType]) -> tuple[
             raise error.under("attention", i) from None
         for head in found:
             heads.append(head)
+            for name in (n for n in head.adds() if head.adds().count(n) > 1):
+                fix = 'rename with {value} or {key} in it, as weighted: "{value}_late", keeps them apart'
+                raise JobError(f"two columns would be called {name!r}; {fix}", ("attention", i, "rename"))
             for name, dtype in types(head, schema).items():
                 if name in schema:
                     fix = 'rename: {weight: "...", weighted: "{value}_late"} on the rule gives another'
@@ -267,12 +276,7 @@ def one_thread() -> Iterator[None]:
 def _rule(i: int, rule: Rule | Mapping[str, Any]) -> Rule:
     if isinstance(rule, Rule):
         return rule
-    try:
-        return Rule.model_validate(dict(rule))
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise JobError(f"{where}{': ' if where else ''}{first['msg']}", ("attention", i)) from None
+    return checked(rule, Rule, f"attention[{i}]")
 
 
 def _token(head: Head) -> str:
@@ -324,6 +328,7 @@ def _of(part: Part, head: Head) -> Iterator[None]:
     """Names the part, the rule and the key in an error about the data."""
     try:
         yield
-    except FarolError as error:
-        where = getattr(part, "path", None)
-        raise type(error)(f"{'' if where is None else f'{where}: '}{head.named()}: {error}") from error
+    except (FarolError, pl.exceptions.PolarsError) as error:
+        where, sort = getattr(part, "path", None), type(error) if isinstance(error, FarolError) else DataError
+        what = str(error).splitlines()[0]
+        raise sort(f"{'' if where is None else f'{where}: '}{head.named()}: {what}") from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -41,7 +42,7 @@ def tensor(column: pl.Series) -> Tensor:
     """
     if column.dtype == pl.Boolean:
         column = column.cast(pl.UInt8)
-    if column.dtype.is_decimal():
+    if column.dtype.is_decimal() or column.dtype in (pl.Int128, pl.UInt128):
         column = column.cast(pl.Float64)
     if column.dtype.is_temporal():
         column = column.to_physical()  # a query of its own, which costs more than all that follows
@@ -173,9 +174,14 @@ def segments(groups: pl.DataFrame) -> Segments:
 
 
 def plain(groups: pl.DataFrame) -> pl.DataFrame:
-    """Group values that compare as values: -0.0 is 0.0, and a category is its text (its code is the process's own)."""
+    """Group values that compare as values: -0.0 is 0.0, all NaN are one, and a category is its text."""
     texts = pl.selectors.categorical() | pl.selectors.enum()
-    return groups.with_columns(pl.selectors.float() + 0.0, texts.cast(pl.String))
+    floats = [
+        pl.when(pl.col(c).is_nan()).then(math.nan).when(pl.col(c) == 0).then(0.0).otherwise(pl.col(c)).cast(t).alias(c)
+        for c, t in groups.schema.items()
+        if t.is_float()  # to add 0.0 would not do: the query's optimiser leaves that out
+    ]
+    return groups.with_columns(*floats, texts.cast(pl.String))
 
 
 def union(keys: Sequence[pl.DataFrame]) -> pl.DataFrame:
@@ -185,7 +191,18 @@ def union(keys: Sequence[pl.DataFrame]) -> pl.DataFrame:
 
 def places(part: pl.DataFrame, whole: pl.DataFrame) -> Tensor:
     """Where each segment of a part stands in the whole, (size of the part,) int64; −1 where it does not."""
-    found = part.join(
-        whole.with_row_index("#place"), on=part.columns, how="left", nulls_equal=True, maintain_order="left"
-    )["#place"]
+    left, right = _joinable(part), _joinable(whole).with_row_index("#place")
+    found = left.join(right, on=left.columns, how="left", nulls_equal=True, maintain_order="left")["#place"]
     return tensor(found.cast(pl.Int64).fill_null(-1)).to(torch.int64)
+
+
+def _joinable(keys: pl.DataFrame) -> pl.DataFrame:
+    """The keys numbered, with NaN in columns of its own: a join of one NaN with one NaN finds nothing (Polars 2.1)."""
+    columns = []
+    for i, (name, dtype) in enumerate(keys.schema.items()):
+        key = pl.col(name)
+        if dtype.is_float():
+            columns.append(key.is_nan().alias(f"{i} is NaN"))
+            key = key.fill_nan(0.0)
+        columns.append(key.alias(str(i)))
+    return keys.select(columns)

@@ -5,12 +5,13 @@ from __future__ import annotations
 import ctypes
 import datetime as dt
 import hashlib
+import math
 import struct
 from collections.abc import Callable
 from typing import Any, Self
 
 import polars as pl
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, model_validator
 from torch import Tensor
 
 
@@ -18,6 +19,13 @@ class Frozen(BaseModel):
     """An immutable value with an identity: two with the same digest are the same, tensors included."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True, ser_json_inf_nan="strings")
+
+    @model_validator(mode="after")
+    def _of_numbers(self) -> Self:
+        for name, value in self:
+            if isinstance(value, float) and math.isnan(value):
+                raise ValueError(f"{name} is nan, which is no number to work with")
+        return self
 
     def digest(self) -> str:
         """32 hexadecimal digits that depend on the class and on every field to the last bit."""

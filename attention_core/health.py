@@ -65,7 +65,9 @@ class Health:
         """
         n = self.rows - self.nulls - self.nans
         total, squares, logs = self.sums.value().tolist()
-        positive = n > 0 and self.low >= 0 and total > 0
+        if n and math.isinf(self.high - self.low):
+            total = self.low + self.high  # the sums are of the finite weights alone
+        positive = n > 0 and self.low >= 0 and 0 < total < math.inf
         return {
             "rows": self.rows,
             "nulls": self.nulls,
@@ -79,7 +81,7 @@ class Health:
             "zero_share": self.zeros / n if n else None,
             "largest_share": self.high / total if positive else None,
             "entropy": math.log(total) - logs / total if positive else None,
-            "effective_sample_size": total * total / squares if squares > 0 else None,
+            "effective_sample_size": total * total / squares if squares > 0 and math.isfinite(total) else None,
         }
 
     def plain(self) -> dict[str, object]:

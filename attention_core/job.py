@@ -133,6 +133,8 @@ class Rule(Frozen):
         keyless = self.score.keyless
         if keyless and self.key is not None:
             raise ValueError(f"{self.score.word} takes no key; it reads the columns that it names")
+        if self.key == () or self.value == ():
+            raise ValueError("an empty list names no column; leave it out, or name one")
         if not keyless and self.key is None:
             raise ValueError(f"{self.score.word} needs a key: the column that is looked at")
         if keyless and self.name is None:
@@ -170,8 +172,20 @@ class Rule(Frozen):
         for sql, where in ((self.mask, "mask"), (self.fit, "fit")):
             self._known(columns_of(sql) if sql else (), where, schema)
         self._known(over if isinstance(over, tuple) else (), "over.group", schema)
+        for sql, where in ((self.mask, "mask"), (self.fit, "fit")):
+            if sql is not None and (dtype := _type_of(row_expression(sql), schema, where)) != pl.Boolean:
+                raise self._wrong(where, f"{sql!r} is {dtype}, where true or false is wanted")
+        for column in over if isinstance(over, tuple) else ():
+            if schema[column].is_nested() or schema[column] in (pl.Int128, pl.UInt128, pl.Object):
+                raise self._wrong("over.group", f"{column!r} is {schema[column]}, which does not group; cast it")
+            if over.count(column) > 1:
+                raise self._wrong("over.group", f"{column!r} is named twice")
         if self.score.keyless:
-            self._known(self.score.looks_at(None).meta.root_names(), "score", schema)
+            looked_at = self.score.looks_at(None)
+            self._known(looked_at.meta.root_names(), "score", schema)
+            dtype = _type_of(looked_at, schema, "score")
+            if not (dtype.is_numeric() or dtype in (pl.Boolean, pl.Null)):
+                raise self._wrong("score", f"the expression is {dtype}, where a number, or true or false, is wanted")
         several = self.key is not None and not isinstance(self.key, str)
         if several and self.value is not None and len(keys) > 1 and len(values) != len(keys):
             raise self._wrong("value", f"{len(values)} values stand beside {len(keys)} keys; name as many")
@@ -190,7 +204,7 @@ class Rule(Frozen):
                 raise self._wrong("value", f"{value!r} is {schema[value]} and cannot be multiplied; {advice}")
         names = tuple(self._weight_name(key, several) for key in keys) or (self._weight_name(None, False),)
         if over == "row" or len(names) == 1:
-            pairs = tuple((v, i if over == "row" and several else 0) for i, v in enumerate(values))
+            pairs = tuple((v, i if over == "row" and len(keys) > 1 else 0) for i, v in enumerate(values))
             return (self._head(keys, over, names, pairs, schema),)
         return tuple(
             self._head((key,), over, (name,), ((values[i], 0),) if values else (), schema)
@@ -208,6 +222,8 @@ class Rule(Frozen):
         score = self.score
         for key in keys:
             score = self._bound(key, over, schema)
+            if score != self._bound(keys[0], over, schema):
+                raise self._wrong("key", f"{key!r} and {keys[0]!r} are of different sorts, and a row shares one score")
         weighted = self.rename.weighted or "{value}_weighted"
         return Head(
             rule=self.name or keys[0],
@@ -251,11 +267,21 @@ class Rule(Frozen):
 
     def _known(self, columns: Any, where: str, schema: Mapping[str, pl.DataType]) -> None:
         for column in columns:
+            if column == "*" or (column.startswith("^") and column.endswith("$")):
+                what = f"the column name {column!r} means a pattern to Polars; rename it, or say {{match: ...}}"
+                raise self._wrong(where, what)
             if column not in schema:
                 raise self._wrong(where, f"no column {column!r}{nearest(column, schema)}")
 
     def _wrong(self, where: str, what: str) -> JobError:
         return JobError(what, tuple(where.split(".")))
+
+
+def _type_of(expression: pl.Expr, schema: Mapping[str, pl.DataType], where: str) -> pl.DataType:
+    try:
+        return pl.LazyFrame(schema=dict(schema)).select(expression.alias("#")).collect_schema()["#"]
+    except pl.exceptions.PolarsError as error:
+        raise JobError(str(error).splitlines()[0], (where,)) from None
 
 
 class Source(Frozen):
@@ -347,6 +373,12 @@ class Bound(Frozen):
 
     min: float | None = None
     max: float | None = None
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Self:
+        if self.min is not None and self.max is not None and not self.min <= self.max:
+            raise ValueError(f"min must not be above max, and {self.min:g} > {self.max:g}")
+        return self
 
 
 class Job(Frozen):

@@ -85,6 +85,26 @@ def load(path: Path, model: type[M], overrides: Sequence[str] = ()) -> Loaded[M]
         raise JobError("\n".join(_lines(error, model, root))) from None
 
 
+def checked(given: Any, model: type[M], name: str) -> M:
+    """Plain data checked against a model, with the same words as a file's; `name` stands where a file has its place.
+
+    Raises:
+        JobError: one line for each thing that is wrong.
+    """
+    try:
+        return model.model_validate(given)
+    except ValidationError as error:
+        raise JobError("\n".join(_lines(error, model, _tree(given, name)))) from None
+
+
+def _tree(given: Any, name: str) -> Node:
+    if isinstance(given, dict):
+        return Node({k: _tree(v, name) for k, v in given.items()}, name, dict.fromkeys(given, name))
+    if isinstance(given, list | tuple):
+        return Node([_tree(v, name) for v in given], name, {})
+    return Node(given, name, {})
+
+
 def _read(path: Path) -> Node:
     try:
         text = path.read_bytes().decode()
@@ -109,7 +129,9 @@ def _parsed(text: str, name: str) -> Node:
         mark = error.problem_mark or error.context_mark
         where = f"{name}:{mark.line + 1}:{mark.column + 1}" if mark else name
         said = ", ".join(part for part in (error.context, error.problem) if part)
-        raise JobError(f"{where}: not YAML: {_printable(said)}") from None
+        line = "".join(text.splitlines()[mark.line : mark.line + 1]) if mark else ""
+        hint = '; inside {...} or [...], quote it: "${NAME}"' if "${" in line else ""
+        raise JobError(f"{where}: not YAML: {_printable(said)}{hint}") from None
     except ReaderError as error:
         before = text[: error.position]
         where = f"{name}:{before.count(chr(10)) + 1}:{len(before) - before.rfind(chr(10))}"
@@ -245,8 +267,9 @@ def _lines(error: ValidationError, model: type[BaseModel], root: Node) -> list[s
         if below and all(_is_type(e) or e["type"] == "too_short" for e in errors):
             continue  # a form of the entry that was not meant, or a list that lost what is wrong in it
         unknown = errors[0]["type"] in ("extra_forbidden", "unknown_entry")
-        entry = f"{dotted(at)}: " if at else ""
-        told[at] = f"{_where(root, at, unknown)}: {_printable(entry + _said(errors, at, model))}"
+        where = _where(root, at, unknown)
+        entry = f"{dotted(at)}: " if at and where != f"--set {dotted(at)}" else ""
+        told[at] = f"{where}: {_printable(entry + _said(errors, at, model))}"
     lines = [told[at] for at in sorted(told, key=lambda at: _order(root, at))]
     more = [f"and {len(lines) - MOST_ERRORS} more"] if len(lines) > MOST_ERRORS else []
     return lines[:MOST_ERRORS] + more

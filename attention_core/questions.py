@@ -150,6 +150,16 @@ def finite(x: Tensor) -> Tensor:
     return x
 
 
+def refused(rows: Rows, bad: Tensor, what: str) -> None:
+    """Nothing, unless a key that takes part is bad, (n,) bool.
+
+    Raises:
+        DataError: saying what.
+    """
+    if bool(bad.any()) and bool((bad if rows.ok is None else bad & rows.ok).any()):
+        raise DataError(what)
+
+
 def _all_present(rows: Rows) -> tuple[Tensor, None, Tensor | None, int]:
     x, ids = rows.present()
     return x, None, ids, rows.size

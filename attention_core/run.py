@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import itertools
 import json
+import math
 import os
 import threading
 import time
@@ -271,7 +272,7 @@ class Run:
     def record(self, outcome: Mapping[str, Any]) -> None:
         """Writes what happened to the work folder's history of runs."""
         at = dt.datetime.fromtimestamp(self.began, dt.UTC).strftime("%Y-%m-%dT%H-%M-%S.%f")
-        write_whole(self.place.work / "runs" / f"{at}.json", json.dumps(dict(outcome), indent=1))
+        write_whole(self.place.work / "runs" / f"{at}.json", as_json(outcome))
 
     def _frames(self, batch: Batch, statistics: Statistics, health: dict[str, Health]) -> Iterator[pl.DataFrame]:
         names = self.output_columns()
@@ -321,7 +322,7 @@ class Run:
         return [w for h in self.heads if h.rule == rule for w in h.weights]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Outcome:
     """What a run came to."""
 
@@ -331,6 +332,9 @@ class Outcome:
     rows: int
     seconds: float
     health: Mapping[str, Health]
+
+    def __repr__(self) -> str:
+        return f"<{self.run.job.name}: {self.written} batches, {self.rows:,} rows, in {self.run.place.sink}>"
 
     def plain(self) -> dict[str, Any]:
         """The run record: what `--json` prints and the history keeps."""
@@ -384,7 +388,10 @@ def execute(run: Run, full: bool = False, redo: str | None = None, each: Each | 
     plan = run.plan()
     refuse_gone(run, plan)
     if plan.nothing and not full and redo is None:
-        return Outcome(run, plan, 0, 0, time.monotonic() - began, run.health(run.footers()))
+        footers = run.footers()
+        health = run.health(footers)
+        run.expect(health, sum(f.rows for f in footers))
+        return Outcome(run, plan, 0, 0, time.monotonic() - began, health)
     run.place.checked()
     each = each or threads(run)
     with run.place.held(), one_thread():
@@ -399,6 +406,19 @@ def execute(run: Run, full: bool = False, redo: str | None = None, each: Each | 
         outcome = Outcome(run, plan, len(done), sum(f.rows for f in done), time.monotonic() - began, health)
         run.record(outcome.plain())
     return outcome
+
+
+def as_json(value: Any) -> str:
+    """Plain data as JSON, which has no infinity and no NaN: they are written as texts."""
+
+    def plain(v: Any) -> Any:
+        if isinstance(v, Mapping):
+            return {k: plain(x) for k, x in v.items()}
+        if isinstance(v, list | tuple):
+            return [plain(x) for x in v]
+        return str(v) if isinstance(v, float) and not math.isfinite(v) else v
+
+    return json.dumps(plain(value), indent=2, allow_nan=False, default=str)
 
 
 def refuse_gone(run: Run, plan: Plan) -> None:

@@ -23,9 +23,11 @@ _LIST = {"Get", "Length", "Sum", "Mean", "Min", "Max", "Contains"}
 _STRING_REFUSED = {"ConcatVertical"}
 _TEMPORAL_REFUSED = {"DatetimeFunction"}
 _CLOCK = re.compile(
-    r"\b(?:now|today|random|uuid)\s*\(|\bcurrent_(?:timestamp|date|time)\b|\blocal(?:timestamp|time)\b", re.IGNORECASE
+    r"\b(?:now|today|random|uuid|current_\w+)\"?\s*\(|\bcurrent_(?:timestamp|date|time)\b|\blocal(?:timestamp|time)\b",
+    re.IGNORECASE,
 )
-_QUOTED = re.compile(r"'(?:[^']|'')*'|\"(?:[^\"]|\"\")*\"")
+_QUOTED = re.compile(r"'(?:[^']|'')*'|\"(?:[^\"]|\"\")*\"(?!\s*\()")  # what is called may be quoted, too
+_COMMENT = re.compile(r"/\*.*?\*/|--[^\n]*", re.DOTALL)
 
 
 @lru_cache(maxsize=256)
@@ -35,9 +37,10 @@ def row_expression(sql: str) -> pl.Expr:
     Raises:
         ValueError: where it is not SQL, or looks beyond its row: an aggregate, a window, a sub-query, the clock.
     """
-    clock = _CLOCK.search(_QUOTED.sub("''", sql))
+    clock = _CLOCK.search(_QUOTED.sub("''", _COMMENT.sub(" ", sql)))
     if clock:
-        raise ValueError(f"{sql!r} looks at {clock[0].strip(' (')}, which is not of the row; write the value itself")
+        word = clock[0].strip(' ("')
+        raise ValueError(f"{sql!r} looks at {word}, which is not of the row; write the value itself")
     try:
         expression = pl.sql_expr(sql)
         tree = json.loads(expression.meta.serialize(format="json"))
@@ -78,8 +81,10 @@ def _beyond_its_row(node: Any) -> str | None:
             if (refused := _refused(function)) is not None:
                 return refused
             inner = body["input"]
-            if function == {"Boolean": {"IsIn": {"nulls_equal": False}}} or "IsIn" in str(function):
-                inner = [part for part in inner if "Literal" not in part]
+            if "IsIn" in str(function):
+                if any("Literal" not in part for part in inner[1:]):
+                    return "ANY of a column"
+                inner = inner[:1]
     return next((beyond for part in inner if (beyond := _beyond_its_row(part)) is not None), None)
 
 
@@ -87,6 +92,8 @@ def _refused(function: Any) -> str | None:
     if isinstance(function, str):
         return None if function in _FUNCTIONS else function
     (family, which), *_ = function.items()
+    if "Strptime" in str(function) and "'format': None" in str(function):
+        return "a format that is guessed from other rows; write it out, as in DATE(s, '%Y-%m-%d')"
     word = which if isinstance(which, str) else next(iter(which), "") if isinstance(which, dict) else ""
     allowed = (
         (family == "Boolean" and word in _BOOLEAN)
@@ -95,5 +102,6 @@ def _refused(function: Any) -> str | None:
         or (family == "TemporalExpr" and word not in _TEMPORAL_REFUSED)
         or (family in _FAMILIES - {"StringExpr", "TemporalExpr"})
         or family in _FUNCTIONS
+        or family == "StructExpr"
     )
     return None if allowed else f"{family} {word}".strip()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shlex
 import signal
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from cyclopts import App, CycloptsError, Parameter
+from cyclopts.validators import Number
 
 from attention_core.errors import FarolError, JobError
 
@@ -78,7 +78,7 @@ def run(
         _print_json(record)
     else:
         told = shlex.join([str(job), *(part for text in set for part in ("--set", text))])
-        show.summary(record, f"farol preview {told}" if record["batches"] else f"farol run {told} --full")
+        show.summary(record, f"farol plan {told}" if record["batches"] else f"farol preview {told}")
 
 
 @app.command
@@ -106,7 +106,9 @@ def plan(
 
 
 @app.command
-def preview(job: Path, /, *, rows: Annotated[int, Parameter(help="How many")] = 10, set: Sets = ()) -> None:
+def preview(
+    job: Path, /, *, rows: Annotated[int, Parameter(help="How many", validator=Number(gte=1))] = 10, set: Sets = ()
+) -> None:
     """Shows the first rows, before and after: the columns that rules look at, and those they add. Writes nothing."""
     from attention_core.run import opened, sample
     from flows import show
@@ -116,7 +118,7 @@ def preview(job: Path, /, *, rows: Annotated[int, Parameter(help="How many")] = 
     show.frame(shown, opening.added())
     if not whole:
         what = "its rules need their whole scope, and this looked at the first batch only"
-        show.note(f"{what}: {opening.batches[0].name}")
+        show.note(f"{what}, {opening.batches[0].name}: a run looks at all of them, and its numbers differ")
 
 
 @app.command
@@ -245,7 +247,9 @@ def _server() -> str | None:
 
 
 def _print_json(value: Any) -> None:
-    print(json.dumps(value, indent=2, default=str))
+    from attention_core.run import as_json
+
+    print(as_json(value))
 
 
 if __name__ == "__main__":

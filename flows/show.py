@@ -70,7 +70,7 @@ def summary(record: Mapping[str, Any], again: str) -> None:
     """The end of a run: what was done, what the weights look like, where the rows are, what to try next."""
     out.print(Text.assemble((record["job"], "bold"), f": {headline(record)}"))
     if record["batches"]:
-        out.print(_table(HEADERS, table(record), right_from=1))
+        _print(_table(HEADERS, table(record), right_from=1))
         out.print("min, mean and max are of the weights; effective is Kish's effective sample size", style="dim")
     out.print(f"rows: {record['sink']}", soft_wrap=True)
     out.print(f"next: {again}", soft_wrap=True)
@@ -83,8 +83,10 @@ def plan(run: Run, found: Plan, every: bool) -> None:
     lines = [(e.name, e.status, e.why) for e in found.entries] + [(n, "gone", "no input") for n in found.gone]
     shown = lines if every else [line for line in lines if line[1] != "done"][:20]
     if shown:
-        out.print(_table(("batch", "status", "why"), shown))
-    if len(lines) > len(shown):
+        _print(_table(("batch", "status", "why"), shown))
+    if not shown:
+        out.print("nothing is new; farol run --full would do all of it again")
+    elif len(lines) > len(shown):
         out.print(f"{len(lines) - len(shown):,} more; --all shows them")
     if found.interrupted:
         out.print("a run was interrupted while it published; the next run finishes that first")
@@ -105,10 +107,19 @@ def frame(rows: pl.DataFrame, added: Iterable[str]) -> None:
     for row in rows.iter_rows():
         drawn.add_row(*(cell(value) for value in row))
     if len(titles) > 1 and out.measure(drawn).maximum > min(out.width, WIDE):
-        drawn = Table(box=None, pad_edge=False, show_header=False)
-        for title, column in zip(titles, rows.iter_columns(), strict=True):
-            drawn.add_row(title, *(cell(value) for value in column))
-    out.print(drawn)
+        for many in range(rows.height, 0, -1):  # as many rows as fit beside each other
+            drawn = Table(box=None, pad_edge=False, show_header=False)
+            for title, column in zip(titles, rows.head(many).iter_columns(), strict=True):
+                drawn.add_row(title, *(cell(value) for value in column))
+            if out.measure(drawn).maximum <= min(out.width, WIDE):
+                break
+    _print(drawn)
+
+
+def _print(drawn: Table) -> None:
+    """A table in its full width: the terminal may wrap it, but no number is cut."""
+    width = max(out.width, Console(width=10_000, markup=False, emoji=False).measure(drawn).maximum)
+    out.print(drawn, width=width, crop=False, soft_wrap=True)
 
 
 def cell(value: object) -> str:

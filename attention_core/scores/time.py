@@ -62,8 +62,13 @@ def _microseconds(now: object, dtype: pl.DataType) -> float:
     if not isinstance(now, dt.date):
         raise ValueError("now must be latest or a timestamp, since the key is a time")
     moment = now if isinstance(now, dt.datetime) else dt.datetime(now.year, now.month, now.day)
+    if isinstance(dtype, pl.Time | pl.Duration) or dtype in (pl.Time, pl.Duration):
+        raise ValueError(f"now must be latest, since this column is {dtype} and no moment")
     zone = getattr(dtype, "time_zone", None)
     if moment.tzinfo is not None and zone is None:
         raise ValueError("now has a time zone, and this column has none; write it without")
-    series = pl.Series([moment]) if moment.tzinfo else pl.Series([moment]).dt.replace_time_zone(zone)
+    try:
+        series = pl.Series([moment]) if moment.tzinfo else pl.Series([moment]).dt.replace_time_zone(zone)
+    except pl.exceptions.PolarsError:
+        raise ValueError(f"now: {moment} is not one moment in {zone}; write it with its offset") from None
     return float(series.dt.epoch("us").item())

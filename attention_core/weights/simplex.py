@@ -12,7 +12,10 @@ from attention_core.contract import Fit, Rows
 from attention_core.errors import DataError
 from attention_core.frozen import Frozen
 from attention_core.kinds import Weight
-from attention_core.questions import Count, Extent, Largest, Sum, Term, both, parts
+from attention_core.questions import Count, Extent, Largest, Sum, Term, both, parts, refused
+
+INFINITE = "a score of +inf has no softmax; mask it"
+NEGATIVE = "proportional needs scores of 0 or more, and one is negative; mask it"
 
 
 class Partition(Frozen):
@@ -37,7 +40,7 @@ class Exponentials(Term):
 
 def exponentials(rows: Rows, largest: Tensor, temperature: float) -> Tensor:
     """exp((s − largest)/T): the maximum is subtracted first, so that nothing overflows; 0 for a score of −inf."""
-    return torch.exp(((rows.x - rows.at(largest)) / temperature).clamp(max=0.0))
+    return torch.exp((rows.x - rows.at(largest)) / temperature)
 
 
 class Softmax(Weight[Partition]):
@@ -49,17 +52,18 @@ class Softmax(Weight[Partition]):
 
     kind: Literal["softmax"] = "softmax"
     shares: ClassVar[bool] = True
-    temperature: float = Field(default=1.0, gt=0)
+    temperature: float = Field(default=1.0, gt=0, allow_inf_nan=False)
 
     def fit(self) -> Fit[Partition]:
         largest = (yield Largest()).high
         if bool((largest == torch.inf).any()):
-            raise DataError("a score of +inf has no softmax; mask it")
+            raise DataError(INFINITE)
         largest = torch.where(largest == -torch.inf, 0.0, largest)
         total = (yield Exponentials(largest=largest, temperature=self.temperature)).value()
         return Partition(largest=largest, total=torch.where(total > 0, total, 1.0))
 
     def __call__(self, rows: Rows, known: Partition) -> Tensor:
+        refused(rows, rows.x == torch.inf, INFINITE)
         return exponentials(rows, known.largest, self.temperature) / rows.at(known.total)
 
 
@@ -79,10 +83,11 @@ class Proportional(Weight[Whole]):
     def fit(self) -> Fit[Whole]:
         count, total, extent = parts((yield both(Count(), Sum(), Extent())))
         if bool((extent.low < 0).any()):
-            raise DataError("proportional needs scores of 0 or more, and one is negative")
+            raise DataError(NEGATIVE)
         return Whole(mean=total.mean(count.n), count=count.n.double())
 
     def __call__(self, rows: Rows, known: Whole) -> Tensor:
+        refused(rows, rows.x < 0, NEGATIVE)
         # by the mean, since the sum itself may be beyond float64
         mean = rows.at(known.mean)
         return torch.where(mean > 0, rows.x / mean, 1.0) / rows.at(known.count)

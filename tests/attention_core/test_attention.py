@@ -204,3 +204,86 @@ def test_a_list_of_another_length_is_refused():
 def test_what_a_list_cannot_do(rule, says):
     with pytest.raises(JobError, match=says):
         attend(LISTS, [rule])
+
+
+W = {"apply": "weights"}
+
+
+def expression(sql, **more):
+    return [{"name": "e", "score": {"kind": "expression", "sql": sql}, **W, **more}]
+
+
+@pytest.mark.parametrize("rows", [1, 2, 10])
+@pytest.mark.parametrize("dtype", [pl.Float32, pl.Float64])
+def test_zeros_and_nans_are_one_group_each(rows, dtype):
+    f = pl.DataFrame({"a": [1.0, 2, 3, 4, 5], "g": pl.Series([-0.0, 0.0, math.nan, -math.nan, None], dtype=dtype)})
+    out = attend(f, [{"key": "a", "over": {"group": ["g"]}, "scale": {"sum": 1}, **W}], rows)
+    assert out["a_weight"].to_list() == pytest.approx([1 / 3, 2 / 3, 3 / 7, 4 / 7, 1])
+
+
+def test_a_group_of_one_nan():
+    f = pl.DataFrame({"a": [1.0, 3.0], "g": [math.nan] * 2})
+    assert attend(f, [{"key": "a", "over": {"group": ["g"]}, "scale": {"sum": 1}, **W}])["a_weight"].to_list() == [
+        0.25,
+        0.75,
+    ]
+
+
+def test_an_expression_of_no_column_has_a_scope():
+    f = pl.DataFrame({"a": [1.0, 2.0]})
+    assert attend(f, expression("2.0", scale={"mean": 1}))["e_weight"].to_list() == [1, 1]
+
+
+def test_rows_that_do_not_teach_are_weighed_by_the_formula():
+    f = pl.DataFrame({"a": [0.0, 1.0, 5.0], "t": [True, True, False]})
+    out = attend(f, [{"key": "a", "fit": "t", "weight": "softmax", **W}])
+    assert out["a_weight"][2] == pytest.approx(math.exp(5) / (1 + math.e))
+    for bad, weight, says in ((math.inf, "softmax", "no softmax"), (-3.0, "proportional", "negative")):
+        with pytest.raises(DataError, match=says):
+            attend(f.with_columns(a=pl.Series([0.0, 1.0, bad])), [{"key": "a", "fit": "t", "weight": weight, **W}])
+
+
+SMALL = pl.DataFrame({"a": [1.0, 2.0], "b": [1.0, 2.0], "s": ["x", "y"], "l": [[1], [2]], "d": [1, 2]})
+
+
+@pytest.mark.parametrize(
+    ("rule", "says"),
+    [
+        ({"key": []}, "empty list"),
+        ({"key": "a", "over": {"group": ["s", "s"]}}, "named twice"),
+        ({"key": "a", "over": {"group": ["l"]}}, "does not group"),
+        ({"key": "a", "value": ["a", "a"]}, "two columns would be called 'a_weighted'"),
+        ({"key": "a", "rename": {"weight": "w", "weighted": "w"}}, "two columns would be called 'w'"),
+        ({"key": "a", "mask": "a"}, "true or false"),
+        ({"key": "a", "missing": math.nan}, "nan"),
+        ({"key": "a", "weight": {"kind": "step", "high": math.nan}}, "nan"),
+        ({"key": "a", "score": "zscor"}, "did you mean 'zscore'"),
+        ({"kee": "a"}, "did you mean 'key'"),
+        ({"key": "^a.*$"}, "pattern to Polars"),
+        (expression("s")[0], "String, where a number"),
+        (expression("s * a")[0], "arithmetic"),
+        (expression("a = ANY(b)")[0], "beyond its row"),
+        (expression("DATE(s) IS NULL")[0], "write it out"),
+        (expression('"now"() IS NULL')[0], "not of the row"),
+        (expression("NOW/**/() IS NULL")[0], "not of the row"),
+    ],
+)
+def test_what_a_rule_cannot_say(rule, says):
+    with pytest.raises(JobError, match=says):
+        attend(SMALL, [rule])
+
+
+@pytest.mark.parametrize("rules", [5, None, "a", {"key": "a"}, [5]])
+def test_rules_are_a_list_of_rules(rules):
+    with pytest.raises(JobError):
+        attend(SMALL, rules)
+
+
+def test_a_cast_that_fails_names_the_rule():
+    with pytest.raises(DataError, match="rule 'e': conversion"):
+        attend(SMALL, expression("CAST(s AS INT)"))
+
+
+def test_values_beside_one_key_of_a_row():
+    out = attend(SMALL, [{"key": ["a"], "value": ["a", "b"], "over": "row"}])
+    assert out["b_weighted"].to_list() == [1, 4]

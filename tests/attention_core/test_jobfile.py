@@ -350,9 +350,9 @@ def test_overrides(job):
         *((bad, "write it as path=value, as in --set sink.path=out")
           for bad in ("name", "=x", "", "a..b=x", ".a=x", "a.=x", "a[00]=x", "a[-1]=x", "a[0]b=x",
                       f"a[{'1' * 5000}]=x")),
-        ("name=", "name: null is not a text"),
-        ("sink.pth=x", "sink.pth: not known here; did you mean 'path'?"),
-        ("attention[1].score.kind=zscor", "attention[1].score.kind: 'zscor' is not a score; did you mean 'zscore'?"),
+        ("name=", "null is not a text"),
+        ("sink.pth=x", "not known here; did you mean 'path'?"),
+        ("attention[1].score.kind=zscor", "'zscor' is not a score; did you mean 'zscore'?"),
         ("attention[2].key=x", "the job file has no entry 2 there"),
         ("sink[0]=x", "the job file has no entry 0 there"),
         ("attention.name=x", "there is a list there; say which entry, as in [0].name"),

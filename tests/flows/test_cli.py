@@ -67,12 +67,12 @@ def test_run(folder, server):
     assert lines[1].split()[:3] == ["rule", "rows", "missing"]
     assert lines[2].split()[:4] == ["high", "8", "0", "1"]
     assert lines[-2] == f"rows: {folder.path / 'out'}"
-    assert lines[-1] == "next: farol preview job.yaml"
+    assert lines[-1] == "next: farol plan job.yaml"
 
     status, out, err = folder.farol("run", "job.yaml")
     assert (status, err) == (0, "")
     assert out.splitlines()[0] == "demo: nothing is new"
-    assert out.splitlines()[-1] == "next: farol run job.yaml --full"
+    assert out.splitlines()[-1] == "next: farol preview job.yaml"
 
 
 def test_what_is_new_is_done_and_what_is_asked_for_again(folder, server):
@@ -102,7 +102,7 @@ def test_set_and_the_options_that_stand_for_it(folder, server):
     assert pl.read_parquet("my out/a.parquet")["high_weight"].to_list() == [1, 3, 1, 3, 1, 1, 3]
     assert out.startswith("mine: ")
     again = "--set 'sink.path=my out' --set 'attention[0].weight.high=3' --set name=mine"
-    assert out.splitlines()[-1] == f"next: farol preview ../job.yaml {again}"
+    assert out.splitlines()[-1] == f"next: farol plan ../job.yaml {again}"
     assert not (folder.path / "out").exists()
 
 
@@ -145,7 +145,8 @@ def test_preview(folder):
 def test_a_preview_that_is_only_a_look_says_so(folder):
     folder.job(*ZSCORE)
     assert folder.farol("preview", "job.yaml")[1].splitlines()[-1] == (
-        "note: its rules need their whole scope, and this looked at the first batch only: a.parquet"
+        "note: its rules need their whole scope, and this looked at the first batch only, a.parquet: "
+        "a run looks at all of them, and its numbers differ"
     )
 
 
