@@ -70,6 +70,8 @@ class Batch:
     def read(self, columns: Sequence[str] | None, rows: int) -> Iterator[tuple[int, pl.DataFrame]]:
         """The file in chunks of at most `rows` rows, each with where it starts; partitions are columns too.
 
+        An empty file is one empty chunk.
+
         Where the file has a column that its folders have too, all columns (None) hold it as `in_file` calls it.
         """
         with reading(self.path):
@@ -84,6 +86,8 @@ class Batch:
                 for chunk in frame.iter_slices(rows):
                     yield start, chunk.with_columns(folders) if folders else chunk
                     start += chunk.height
+            if not start:
+                yield 0, lazy.limit(0).collect().with_columns(folders)
 
     def _partition_columns(self) -> list[pl.Expr]:
         return [pl.lit(value, dtype=self.types[name]).alias(name) for name, value in self.partitions.items()]

@@ -60,7 +60,11 @@ class Loaded(Generic[M]):
 
     def located(self, error: JobError) -> JobError:
         """The error with the line and column of its entry, or of what stands nearest above it."""
-        return JobError(f"{_where(self.root, error.at)}: {_printable(str(error))}") if error.at else error
+        if not error.at:
+            return error
+        where = _where(self.root, error.at)
+        said = error.what if where == f"--set {dotted(error.at)}" else str(error)
+        return JobError(f"{where}: {_printable(said)}")
 
 
 def load(path: Path, model: type[M], overrides: Sequence[str] = ()) -> Loaded[M]:

@@ -380,7 +380,7 @@ def test_an_override_below_a_word_that_is_no_kind(said):
         (("attention", 1, "mask"), "job.yaml:12:5: attention[1].mask: no"),
         (("sink", "columns"), "job.yaml:5:3: sink.columns: no"),
         (("device",), "job.yaml:1:1: device: no"),
-        (("name",), "--set name: name: no"),
+        (("name",), "--set name: no"),
         ((), "no"),
     ],
 )
@@ -389,7 +389,7 @@ def test_a_later_error_is_located(tmp_path, at, place):
     loaded = load(tmp_path / "job.yaml", Job, ["name=x"])
     error = loaded.located(JobError("no", at))
     assert str(error) == place and error.status == 2
-    assert str(loaded.located(JobError("\x1b", ("name",)))) == "--set name: name: \\x1b"
+    assert str(loaded.located(JobError("\x1b", ("name",)))) == "--set name: \\x1b"
 
 
 PLACED = re.compile(r"job\.yaml:[1-9][0-9]*:[1-9][0-9]*: .+")

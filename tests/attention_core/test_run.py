@@ -827,3 +827,17 @@ def test_names_that_mean_something_elsewhere(folder, name):
     folder.run()
     assert folder.rows(name)["x_weighted"].to_list() == [12] and name in folder.held()
     assert folder.run().plan.nothing
+
+
+def test_a_source_without_rows_gives_outputs_without_rows(tmp_path):
+    (tmp_path / "in").mkdir()
+    pl.DataFrame(schema={"x": pl.Float64, "g": pl.String}).write_parquet(tmp_path / "in" / "a.parquet")
+    (tmp_path / "job.yaml").write_text(
+        "name: none\nsource: {path: in}\nsink: {path: out}\nattention:\n"
+        "  - {key: x, over: {group: [g]}, score: zscore, weight: softmax, apply: weights}\n"
+        "  - {name: all, key: x, score: recency, weight: linear, apply: weights}\n"
+    )
+    run(tmp_path / "job.yaml")
+    out = pl.read_parquet(tmp_path / "out" / "a.parquet")
+    assert out.schema == {"x": pl.Float64, "g": pl.String, "x_weight": pl.Float64, "all_weight": pl.Float64}
+    assert out.height == 0
