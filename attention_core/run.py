@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import asdict, dataclass, field
 from fnmatch import fnmatch
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -123,10 +124,20 @@ class Run:
         run.output_columns()
         return run
 
-    @property
+    @cached_property
     def rules(self) -> str:
         """The identity of the rules, as they are resolved."""
         return digest(tuple(self.heads))
+
+    @cached_property
+    def options(self) -> str:
+        """The identity of what decides how rows are written."""
+        return self.job.sink.options()
+
+    @cached_property
+    def asks(self) -> bool:
+        """Whether any rule must know its scope before the first row is written."""
+        return any(head.asks() for head in self.heads)
 
     @property
     def workers(self) -> int:
@@ -149,16 +160,15 @@ class Run:
     def plan(self, hashed: Mapping[str, Fingerprint] | None = None) -> Plan:
         """Compares the batches with the outputs; footers are read, and inputs hashed only if `hashed` has them."""
         last = self.place.last()
-        seen = {name: Fingerprint(**f) for name, f in last.get("batches", {}).items()}
+        seen = _inputs(last)
         entries, footers = [], []
         for batch in self.batches:
             now = (hashed or {}).get(batch.name) or Fingerprint.of(batch.path)
             footer = Footer.read(self.place.output(batch.name))
             footers.append(footer)
-            options = self.job.sink.options()
-            entries.append(compare(batch.name, now, footer, seen.get(batch.name), self.rules, options))
+            entries.append(compare(batch.name, now, footer, seen.get(batch.name), self.rules, self.options))
         gone = self._gone()
-        if any(head.asks() for head in self.heads):
+        if self.asks:
             whole = all(e.status == "done" for e in entries) and not gone
             fitted = last.get("rules") == self.rules and set(seen) == {b.name for b in self.batches}
             fitted = fitted and all(f and last["statistics"].get(f.name) == f.statistics for f in footers)
@@ -175,12 +185,11 @@ class Run:
             self._strange([b.name for b, f in zip(self.batches, footers, strict=True) if f is None], gone, seen),
         )
 
-    def hash(self, plan: Plan, each: Each) -> dict[str, Fingerprint]:
-        """The fingerprints of all batches that are not known to be done, their content hashed."""
-        last = {n: Fingerprint(**f) for n, f in self.place.last().get("batches", {}).items()}
-        return dict(
-            zip((b.name for b in self.batches), each("hash", lambda b: _hashed(b, last), self.batches), strict=True)
-        )
+    def hash(self, each: Each) -> dict[str, Fingerprint]:
+        """The fingerprints of all batches; those that the last run saw as they are now are not read again."""
+        last = _inputs(self.place.last())
+        found = each("hash", lambda b: _hashed(b, last), self.batches)
+        return {b.name: f for b, f in zip(self.batches, found, strict=True)}
 
     def fit(self, each: Each) -> Statistics:
         """Asks all batches what the rules must know."""
@@ -292,11 +301,11 @@ class Run:
         self, batch: Batch, now: Fingerprint, statistics: str, rows: int, health: Mapping[str, Health]
     ) -> Footer:
         plain = {column: h.plain() for column, h in health.items()}
-        return Footer(batch.name, now, self.rules, self.job.sink.options(), statistics, versions(), rows, plain)
+        return Footer(batch.name, now, self.rules, self.options, statistics, versions(), rows, plain)
 
     def _is(self, footer: Footer, statistics: str, now: Fingerprint) -> bool:
         same = (footer.rules, footer.options, footer.statistics, footer.input.hash)
-        mine = (self.rules, self.job.sink.options(), statistics, now.hash)
+        mine = (self.rules, self.options, statistics, now.hash)
         return same == mine and dict(footer.versions) == versions()
 
     def _stands(self, batch: Batch, status: str, statistics: Statistics) -> bool:
@@ -397,7 +406,7 @@ def execute(run: Run, full: bool = False, redo: str | None = None, each: Each | 
     run.place.checked()
     each = each or threads(run)
     with run.place.held(), one_thread():
-        inputs = run.hash(plan, each)
+        inputs = run.hash(each)
         statistics = run.fit(each)
         todo = run.todo(run.plan(inputs), statistics, full, redo)
         done = each("apply", lambda b: run.apply(b, statistics, inputs[b.name]), todo)
@@ -492,6 +501,11 @@ def _wanted(low: float | None, high: float | None) -> str:
     return " and ".join(f"{word} {bound:g}" for bound, word in bounds if bound is not None)
 
 
+def _inputs(published: Mapping[str, Any]) -> dict[str, Fingerprint]:
+    """The inputs as the last run saw them."""
+    return {name: Fingerprint(**f) for name, f in published.get("batches", {}).items()}
+
+
 def _hashed(batch: Batch, last: Mapping[str, Fingerprint]) -> Fingerprint:
     now, before = Fingerprint.of(batch.path), last.get(batch.name)
     return before if before is not None and before.untouched(now) else now.hashed(batch.path)
@@ -564,9 +578,9 @@ def sample(run: Run, rows: int) -> tuple[pl.DataFrame, bool]:
     reads = {c for head in run.heads for c in head.reads()}
     looked_at = [*(c for c in run.columns if c in reads), *run.added()]
     for batch in run.batches:
-        look = Look(run.heads, None if run.heads and any(h.asks() for h in run.heads) else max(rows, 1))
+        look = Look(run.heads, None if run.asks else max(rows, 1))
         statistics = fit(look, lambda work, batch=batch: [work(batch)])  # type: ignore[misc]
         for _, chunk in look.attended(batch, run.heads, statistics):
             shown = chunk[looked_at].head(rows)
-            return shown, len(run.batches) == 1 or not any(h.asks() for h in run.heads)
+            return shown, len(run.batches) == 1 or not run.asks
     return pl.DataFrame(schema={c: t for c, t in {**run.columns, **run.added()}.items() if c in looked_at}), True

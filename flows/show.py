@@ -84,9 +84,9 @@ def plan(run: Run, found: Plan, every: bool) -> None:
     shown = lines if every else [line for line in lines if line[1] != "done"][:20]
     if shown:
         _print(_table(("batch", "status", "why"), shown))
-    if not shown:
+    else:
         out.print("nothing is new; farol run --full would do all of it again")
-    elif len(lines) > len(shown):
+    if shown and len(lines) > len(shown):
         out.print(f"{len(lines) - len(shown):,} more; --all shows them")
     if found.interrupted:
         out.print("a run was interrupted while it published; the next run finishes that first")
