@@ -169,10 +169,9 @@ class Rule(Frozen):
         over: Over = self.over.group if isinstance(self.over, Group) else self.over
         for key in keys:
             self._bound(key, over, schema)
-        for sql, where in ((self.mask, "mask"), (self.fit, "fit")):
-            self._known(columns_of(sql) if sql else (), where, schema)
         self._known(over if isinstance(over, tuple) else (), "over.group", schema)
         for sql, where in ((self.mask, "mask"), (self.fit, "fit")):
+            self._known(columns_of(sql) if sql else (), where, schema)
             if sql is not None and (dtype := _type_of(row_expression(sql), schema, where)) != pl.Boolean:
                 raise self._wrong(where, f"{sql!r} is {dtype}, where true or false is wanted")
         for column in over if isinstance(over, tuple) else ():
