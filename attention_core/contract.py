@@ -10,6 +10,7 @@ from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, Self, TypeVar
 
+import torch
 from torch import Tensor
 
 from attention_core.frozen import Frozen
@@ -32,13 +33,13 @@ class Rows:
 
     def at(self, known: Tensor) -> Tensor:
         """What is known of each segment (size, ...), for each row (n, ...); of one segment, for all rows to share."""
-        return known if self.ids is None else known[self.ids]
+        return known if self.ids is None else known.index_select(0, self.ids)
 
     def present(self) -> tuple[Tensor, Tensor | None]:
         """The numbers that take part, and their segments."""
         if self.ok is None:
             return self.x, self.ids
-        return self.x[self.ok], None if self.ids is None else self.ids[self.ok]
+        return torch.masked_select(self.x, self.ok), None if self.ids is None else torch.masked_select(self.ids, self.ok)
 
 
 class State(Protocol):

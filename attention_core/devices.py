@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Callable
 from dataclasses import fields, is_dataclass, replace
 from typing import TypeVar
@@ -18,6 +19,17 @@ R = TypeVar("R")
 CPU = torch.device("cpu")
 BYTES_A_ROW = 512  # of a rule's tensors at their most, by far; what it misses, halving finds
 MOST_ROWS = 1 << 22
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of malloc.h
+
+
+def keep_freed_memory() -> None:
+    """Lets the C library keep what chunks give back: to fetch each page from the system anew takes longer than the
+    arithmetic on it. For processes that run jobs; nothing where the library is not glibc.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(M_MMAP_THRESHOLD, 32 << 20)
+        mallopt(M_TRIM_THRESHOLD, 1 << 30)
 
 
 def chosen(device: str) -> torch.device:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Iterable
+from functools import reduce
 from typing import Any
 
 import polars as pl
@@ -255,9 +256,7 @@ def inner(dtype: pl.DataType) -> pl.DataType:
 
 def _all(*masks: Tensor | None) -> Tensor | None:
     given = [m for m in masks if m is not None]
-    if len(given) < 2:
-        return given[0] if given else None
-    return torch.stack([m.to(given[0].device) for m in given]).all(0)
+    return reduce(lambda a, b: a & b.to(a.device), given) if given else None
 
 
 def _joined(masks: list[Tensor | None], n: int, *, default: bool) -> Tensor | None:

@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
-from attention_core.sums import BLOCK, Sums
+from attention_core.sums import Sums
 
 MEASURES = ("null_fraction", "nan_fraction", "min", "mean", "max", "sum", "zero_share", "largest_share", "entropy",
             "effective_sample_size")  # fmt: skip
+MOST_TALLIED = 64
 
 
 @dataclass(frozen=True, eq=False)
 class Health:
-    """Of some weights: how many rows, nulls, NaN and zeros; extents; Σw, Σw² and Σw·ln w over the finite ones."""
+    """Of some weights: how many rows, nulls, NaN and zeros; extents; Σw, Σw² and Σw·ln w over the finite ones.
+
+    tally: how often some weights are there that `sums` does not hold yet. A gate gives but two, and to count is cheap.
+    """
 
     rows: int
     nulls: int
@@ -25,30 +30,29 @@ class Health:
     low: float
     high: float
     sums: Sums
+    tally: Mapping[float, int] = field(default_factory=dict)
 
     @staticmethod
     def of(weights: Tensor, there: Tensor | None, nan: Tensor | None) -> Health:
         """The health of weights (n,) float64; there: (n,) bool, not null; nan: (n,) bool; None: all, and none."""
-        nulls = 0 if there is None else int((~there).sum())
-        nans = 0 if nan is None else int(nan.sum())
+        rows = len(weights)
+        nulls = 0 if there is None else rows - _many(there)
+        nans = 0 if nan is None else _many(nan)
         ok = there if nan is None else ~nan if there is None else there & ~nan
-        values, counts = _two(weights, ok, len(weights) - nulls - nans)
-        if counts is None and ok is not None:
-            values = weights[ok]
-        some = values if counts is None else values[counts > 0]
-        low, high = (float(v) for v in some.aminmax()) if len(some) else (math.inf, -math.inf)
-        zeros = 0
-        total: Sums | None = None
-        blocks = torch.split(values, BLOCK) if counts is None else [values]
-        for block in blocks:
-            zeros += int(((block == 0) if counts is None else counts[block == 0]).sum())
-            sums = _terms(block, counts)
-            total = sums if total is None else total + sums
-        assert total is not None
-        return Health(len(weights), nulls, nans, zeros, low + 0.0, high + 0.0, total)
+        tally = _tallied(weights, ok, rows - nulls - nans)
+        if tally is not None:
+            low, high = min(tally, default=math.inf), max(tally, default=-math.inf)
+            return Health(rows, nulls, nans, tally.get(0.0, 0), low + 0.0, high + 0.0, NO_SUMS, tally)
+        values = weights if ok is None else torch.masked_select(weights, ok)
+        low, high = (float(v) for v in values.aminmax())
+        zeros = _equal(values, 0.0, None) if low <= 0 <= high else 0
+        return Health(rows, nulls, nans, zeros, low + 0.0, high + 0.0, _terms(values, None))
 
     def __add__(self, other: Health) -> Health:
-        return Health(
+        tally = dict(self.tally)
+        for weight, count in other.tally.items():
+            tally[weight] = tally.get(weight, 0) + count
+        whole = Health(
             self.rows + other.rows,
             self.nulls + other.nulls,
             self.nans + other.nans,
@@ -56,7 +60,17 @@ class Health:
             min(self.low, other.low),
             max(self.high, other.high),
             self.sums + other.sums,
+            tally,
         )
+        return whole if len(tally) <= MOST_TALLIED else whole.settled()
+
+    def settled(self) -> Health:
+        """The same, with the tally in the sums: the bits of adding weight by weight."""
+        if not self.tally:
+            return self
+        counts = torch.tensor(list(self.tally.values()))
+        sums = _terms(torch.tensor(list(self.tally), dtype=torch.float64), counts)
+        return replace(self, sums=self.sums + sums, tally={})
 
     def summary(self) -> dict[str, float | int | None]:
         """The measures; None where they have no value, as of no weights.
@@ -64,7 +78,7 @@ class Health:
         entropy: −Σp·ln p with p = w/Σw, in nats. effective_sample_size: Kish's (Σw)²/Σw².
         """
         n = self.rows - self.nulls - self.nans
-        total, squares, logs = self.sums.value().tolist()
+        total, squares, logs = self.settled().sums.value().tolist()
         if n and math.isinf(self.high - self.low):
             total = self.low + self.high  # the sums are of the finite weights alone
         positive = n > 0 and self.low >= 0 and 0 < total < math.inf
@@ -86,7 +100,8 @@ class Health:
 
     def plain(self) -> dict[str, object]:
         """The state as plain data, for a file's footer."""
-        sums = [self.sums.top.tolist(), self.sums.low.tolist(), self.sums.high.tolist()]
+        settled = self.settled().sums
+        sums = [settled.top.tolist(), settled.low.tolist(), settled.high.tolist()]
         extents = [v.hex() for v in (self.low, self.high)]
         return {"counts": [self.rows, self.nulls, self.nans, self.zeros], "extents": extents, "sums": sums}
 
@@ -99,25 +114,35 @@ class Health:
         return Health(rows, nulls, nans, zeros, low, high, sums)
 
 
-def _two(w: Tensor, ok: Tensor | None, many: int) -> tuple[Tensor, Tensor | None]:
-    """The weights; where there are but two of them, as of a gate, these and how often each is there."""
-    if not len(w):
-        return w, None
-    low, high = w.aminmax()
-    at_low, at_high = (int((w == v if ok is None else (w == v) & ok).sum()) for v in (low, high))
-    if bool(low == high):
-        at_low = 0
-    if at_low + at_high != many:
-        return w, None
-    return torch.stack([low, high]), torch.tensor([at_low, at_high])
+def _tallied(w: Tensor, ok: Tensor | None, many: int) -> dict[float, int] | None:
+    """How often each weight is there, if there are but two, as of a gate."""
+    if not many:
+        return {}
+    found: dict[float, int] = {}
+    for weight in {float(v) for v in w.aminmax()}:
+        found[weight] = _equal(w, weight, ok)
+    return {weight: n for weight, n in found.items() if n} if sum(found.values()) == many else None
+
+
+def _equal(w: Tensor, weight: float, ok: Tensor | None) -> int:
+    """How many weights are this one, of those that are there."""
+    there = torch.eq(w, weight, out=torch.empty_like(w))  # floats, since sums of booleans are slow
+    return int(there.sum() if ok is None else torch.dot(there, ok.view(torch.uint8).double()))
+
+
+def _many(mask: Tensor) -> int:
+    return int(mask.view(torch.uint8).sum())
 
 
 def _terms(w: Tensor, counts: Tensor | None) -> Sums:
     """Σw, Σw² and Σw·ln w, of those whose squares can be summed; each weight as often as it is there."""
-    usable = w.abs() <= 1e150
-    if not bool(usable.all()):
+    if len(w) and not float(w.abs().amax()) <= 1e150:
+        usable = w.abs() <= 1e150
         w, counts = w[usable], None if counts is None else counts[usable]
     terms = [w, w * w, w * w.clamp(min=5e-324).log()]
     if counts is None or not len(w):
         return Sums.beside([Sums.of(term, None, 1) for term in terms])
     return Sums.repeated(torch.stack(terms), counts)
+
+
+NO_SUMS = _terms(torch.empty(0, dtype=torch.float64), None)

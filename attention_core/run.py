@@ -24,7 +24,7 @@ from attention_core import batches
 from attention_core.attention import Look, Statistics, fit, hidden, one_thread, passes, resolved, types
 from attention_core.batches import Batch
 from attention_core.columns import elements, numbers
-from attention_core.devices import chosen
+from attention_core.devices import chosen, keep_freed_memory
 from attention_core.errors import DataError, ExpectationMissed, JobError, Stopped, nearest
 from attention_core.frozen import digest
 from attention_core.head import Head
@@ -394,6 +394,7 @@ def execute(run: Run, full: bool = False, redo: str | None = None, each: Each | 
     full: all batches are done again; redo: those whose name matches this glob. each: where the work runs.
     """
     began = time.monotonic()
+    keep_freed_memory()
     if redo is not None and not any(fnmatch(b.name, redo) for b in run.batches):
         raise JobError(f"--redo {redo}: no batch has such a name; the first is {run.batches[0].name}")
     plan = run.plan()

@@ -11,7 +11,7 @@ using small and large superaccumulators" (2015).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -19,7 +19,8 @@ from torch import Tensor
 
 BITS = 30
 LIMBS = 3
-BLOCK = 1 << 16  # rows at once: fits the cache, and 2^16 pieces of 30 bits add up exactly in a float64
+BLOCK = 1 << 15  # rows at once: fits the cache
+EXACT = 1 << 22  # so many pieces of 30 bits add up exactly in a float64, which is faster than int64
 NONE = -40  # the top of a segment without addends: below that of the smallest subnormal, 2^-1074
 _BASE = 2.0**BITS
 _MASK = (1 << BITS) - 1
@@ -42,10 +43,7 @@ class Sums:
     def of(x: Tensor, ids: Tensor | None, size: int, top: int | None = None) -> Sums:
         """Sums x (n,) float64, all finite, by segment. `top`: where it is known that |x| < 2^(30·top) everywhere."""
         tops = _tops(x, ids, size) if top is None else torch.full((size,), top, dtype=torch.int64, device=x.device)
-        if ids is None:
-            limbs = _one_segment(x, int(tops))
-        else:
-            limbs = _by_segment(x, ids, tops)
+        limbs = _one_segment(x, int(tops)) if ids is None else _by_segment(x, ids, tops if top is None else top, size)
         return Sums(tops, limbs & _MASK, limbs >> BITS)
 
     @staticmethod
@@ -54,7 +52,8 @@ class Sums:
         size, m = x.shape
         x = torch.where(counts > 0, x, 0.0)
         tops = _above(x.abs().amax(1))
-        one_each = _by_segment(x.reshape(-1), torch.arange(size * m, device=x.device), tops.repeat_interleave(m))
+        each = torch.arange(size * m, device=x.device)
+        one_each = _by_segment(x.reshape(-1), each, tops.repeat_interleave(m), size * m)
         limbs = (one_each.reshape(LIMBS, size, m) * counts).sum(2)
         return Sums(tops, limbs & _MASK, limbs >> BITS)
 
@@ -133,30 +132,37 @@ def _above(largest: Tensor) -> Tensor:
 
 
 def _one_segment(x: Tensor, top: int) -> Tensor:
-    limbs = torch.zeros(LIMBS, 1, dtype=torch.int64, device=x.device)
+    limbs = [0] * LIMBS
     a, b = (float(v) for v in _powers(torch.tensor([1 - top])))
     for block in torch.split(x, BLOCK):
-        part = block * a
-        part *= b
-        for i in range(LIMBS):
-            piece = part.trunc()
-            limbs[i] += piece.sum().to(torch.int64)  # exact: 2^16 integers below 2^30
-            if i + 1 < LIMBS:
-                part -= piece
-                part *= _BASE
+        sign, pieces = block.sign(), _pieces((block * a).mul_(b))
+        limbs = [limb + int(torch.dot(piece, sign)) for limb, piece in zip(limbs, pieces, strict=True)]
+    return torch.tensor(limbs, dtype=torch.int64, device=x.device).reshape(LIMBS, 1)
+
+
+def _by_segment(x: Tensor, ids: Tensor, tops: Tensor | int, size: int) -> Tensor:
+    limbs = torch.zeros(LIMBS, size, dtype=torch.int64, device=x.device)
+    a, b = _powers(1 - (torch.tensor([tops]) if isinstance(tops, int) else tops))
+    for rows, segments in zip(torch.split(x, EXACT), torch.split(ids, EXACT), strict=True):
+        sums = x.new_zeros(LIMBS, size)
+        for block, at in zip(torch.split(rows, BLOCK), torch.split(segments, BLOCK), strict=True):
+            shares = block * (float(a) if isinstance(tops, int) else a.index_select(0, at))
+            shares.mul_(float(b) if isinstance(tops, int) else b.index_select(0, at))
+            sign = block.sign()
+            for i, piece in enumerate(_pieces(shares)):
+                sums[i].scatter_add_(0, at, piece.mul(sign))
+        limbs += sums.to(torch.int64)
     return limbs
 
 
-def _by_segment(x: Tensor, ids: Tensor, tops: Tensor) -> Tensor:
-    limbs = torch.zeros(LIMBS, len(tops), dtype=torch.int64, device=x.device)
-    a, b = _powers(1 - tops)
-    for block, at in zip(torch.split(x, BLOCK), torch.split(ids, BLOCK), strict=True):
-        part = block * a[at] * b[at]
-        for i in range(LIMBS):
-            piece = part.trunc()
-            limbs[i].index_add_(0, at, piece.to(torch.int64))
-            part = (part - piece) * _BASE
-    return limbs
+def _pieces(x: Tensor) -> Iterator[Tensor]:
+    """The whole numbers below 2^30 that stand at 1, 2^-30, 2^-60 in |x| < 2^30, one after another; x is used up."""
+    x.abs_()
+    piece = torch.empty_like(x)
+    for i in range(LIMBS):
+        yield torch.floor(x, out=piece)  # of a positive number: a negative one would be carried into the next limb
+        if i + 1 < LIMBS:
+            x.sub_(piece).mul_(_BASE)
 
 
 def _scaled(number: Tensor, limb: Tensor) -> Tensor:
