@@ -23,7 +23,7 @@ import torch
 from attention_core import batches
 from attention_core.attention import Look, Statistics, fit, hidden, one_thread, passes, resolved, types
 from attention_core.batches import Batch
-from attention_core.columns import elements, numbers
+from attention_core.columns import elements
 from attention_core.devices import chosen, keep_freed_memory
 from attention_core.errors import DataError, ExpectationMissed, JobError, Stopped, nearest
 from attention_core.frozen import digest
@@ -38,7 +38,7 @@ from attention_core.sql import row_expression
 T = TypeVar("T")
 R = TypeVar("R")
 
-NO_WEIGHTS = Health.of(torch.empty(0, dtype=torch.float64), None, None)
+NO_WEIGHTS = Health.of(pl.Series([], dtype=pl.Float64))
 
 
 class Each(Protocol):
@@ -291,8 +291,7 @@ class Run:
         for _, chunk in self.look.attended(batch, self.heads, statistics):
             for column in weights:
                 w = chunk[column]
-                found = numbers(elements(w)[0] if isinstance(w.dtype, pl.List) else w)
-                here = Health.of(found.x, found.there, found.nan)
+                here = Health.of(elements(w)[0] if isinstance(w.dtype, pl.List) else w)
                 health[column] = health[column] + here if column in health else here
             chunk = chunk[stored]
             yield chunk.rename(own) if own else chunk  # a query costs as much as a rule
