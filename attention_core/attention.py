@@ -21,7 +21,7 @@ from attention_core.job import Rule
 from attention_core.jobfile import checked
 
 APPLY_ROWS = 1 << 17
-FIT_ROWS = 1 << 20  # larger, since every chunk's state of all its segments is merged
+FIT_ROWS = 1 << 20  # of groups: every chunk's state of all its segments is merged
 
 
 class Part(Protocol):
@@ -104,7 +104,8 @@ class Look:
         before = [h for h in self.heads if h.weights[0] in wanted]
         made = {c for h in self.heads for c in h.adds()}
         read = set(columns).union(*(h.reads() for h in (*before, *heads))) - made
-        return self.attended(part, before, statistics, read, FIT_ROWS)
+        rows = FIT_ROWS if any(isinstance(head.over, tuple) for head in heads) else APPLY_ROWS
+        return self.attended(part, before, statistics, read, rows)
 
     def attended(
         self,

@@ -39,7 +39,9 @@ class Rows:
         """The numbers that take part, and their segments."""
         if self.ok is None:
             return self.x, self.ids
-        return torch.masked_select(self.x, self.ok), None if self.ids is None else torch.masked_select(self.ids, self.ok)
+        return torch.masked_select(self.x, self.ok), None if self.ids is None else torch.masked_select(
+            self.ids, self.ok
+        )
 
 
 class State(Protocol):

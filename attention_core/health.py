@@ -133,3 +133,4 @@ def _terms(w: Tensor, counts: Tensor | None) -> Sums:
 
 
 NO_SUMS = _terms(torch.empty(0, dtype=torch.float64), None)
+NO_WEIGHTS = Health(0, 0, 0, 0, math.inf, -math.inf, NO_SUMS)

@@ -28,7 +28,7 @@ from attention_core.devices import chosen, keep_freed_memory
 from attention_core.errors import DataError, ExpectationMissed, JobError, Stopped, nearest
 from attention_core.frozen import digest
 from attention_core.head import Head
-from attention_core.health import Health
+from attention_core.health import NO_WEIGHTS, Health
 from attention_core.job import Job
 from attention_core.jobfile import load
 from attention_core.ledger import Entry, Fingerprint, Footer, compare, versions
@@ -37,8 +37,6 @@ from attention_core.sql import row_expression
 
 T = TypeVar("T")
 R = TypeVar("R")
-
-NO_WEIGHTS = Health.of(pl.Series([], dtype=pl.Float64))
 
 
 class Each(Protocol):

@@ -19,7 +19,7 @@ from torch import Tensor
 
 BITS = 30
 LIMBS = 3
-BLOCK = 1 << 15  # rows at once: fits the cache
+BLOCK = 1 << 16  # rows at once: fits the cache
 EXACT = 1 << 22  # so many pieces of 30 bits add up exactly in a float64, which is faster than int64
 NONE = -40  # the top of a segment without addends: below that of the smallest subnormal, 2^-1074
 _BASE = 2.0**BITS
@@ -42,9 +42,9 @@ class Sums:
     @staticmethod
     def of(x: Tensor, ids: Tensor | None, size: int, top: int | None = None) -> Sums:
         """Sums x (n,) float64, all finite, by segment. `top`: where it is known that |x| < 2^(30·top) everywhere."""
-        tops = _tops(x, ids, size) if top is None else torch.full((size,), top, dtype=torch.int64, device=x.device)
-        limbs = _one_segment(x, int(tops)) if ids is None else _by_segment(x, ids, tops if top is None else top, size)
-        return Sums(tops, limbs & _MASK, limbs >> BITS)
+        tops = _tops(x, ids, size) if top is None else torch.tensor([top], device=x.device)
+        limbs = _one_segment(x, int(tops)) if ids is None else _by_segment(x, ids, tops, size)
+        return Sums(tops if top is None else tops.repeat(size), limbs & _MASK, limbs >> BITS)
 
     @staticmethod
     def repeated(x: Tensor, counts: Tensor) -> Sums:
@@ -80,12 +80,12 @@ class Sums:
     def value(self) -> Tensor:
         """The sums (size,) float64; beyond the range of float64, ±inf."""
         number, top = self._read()
-        return _scaled(number, top - 1)
+        return _scaled(number, _powers(top - 1))
 
     def mean(self, count: Tensor) -> Tensor:
         """The sums over `count` (size,), also where a sum itself is beyond float64; 0 where the count is 0."""
         number, top = self._read()
-        return _scaled(number / count.clamp(min=1), top - 1)
+        return _scaled(number / count.clamp(min=1), _powers(top - 1))
 
     def _aligned(self, top: Tensor) -> Sums:
         """The same limbs below a higher top; what falls below the last limb is cut off."""
@@ -120,7 +120,7 @@ class Sums:
 def _tops(x: Tensor, ids: Tensor | None, size: int) -> Tensor:
     """The limb index above each segment's largest addend, (size,) int64."""
     if ids is None:
-        largest = x.abs().amax().reshape(1) if x.numel() else x.new_zeros(1)
+        largest = torch.stack(x.aminmax()).abs().amax().reshape(1) if x.numel() else x.new_zeros(1)
     else:
         largest = x.new_zeros(size).scatter_reduce_(0, ids, x.abs(), "amax")
     return _above(largest)
@@ -133,48 +133,47 @@ def _above(largest: Tensor) -> Tensor:
 
 def _one_segment(x: Tensor, top: int) -> Tensor:
     limbs = [0] * LIMBS
-    a, b = (float(v) for v in _powers(torch.tensor([1 - top])))
+    powers = _powers(torch.tensor([1 - top], device=x.device))
     for block in torch.split(x, BLOCK):
-        sign, pieces = block.sign(), _pieces((block * a).mul_(b))
-        limbs = [limb + int(torch.dot(piece, sign)) for limb, piece in zip(limbs, pieces, strict=True)]
+        shares = _scaled(block, powers)
+        limbs = [limb + int(piece.sum()) for limb, piece in zip(limbs, _pieces(shares), strict=True)]
     return torch.tensor(limbs, dtype=torch.int64, device=x.device).reshape(LIMBS, 1)
 
 
-def _by_segment(x: Tensor, ids: Tensor, tops: Tensor | int, size: int) -> Tensor:
+def _by_segment(x: Tensor, ids: Tensor, tops: Tensor, size: int) -> Tensor:
+    """tops: (size,), or one for all."""
     limbs = torch.zeros(LIMBS, size, dtype=torch.int64, device=x.device)
-    a, b = _powers(1 - (torch.tensor([tops]) if isinstance(tops, int) else tops))
+    powers = _powers(1 - tops)
     for rows, segments in zip(torch.split(x, EXACT), torch.split(ids, EXACT), strict=True):
         sums = x.new_zeros(LIMBS, size)
         for block, at in zip(torch.split(rows, BLOCK), torch.split(segments, BLOCK), strict=True):
-            shares = block * (float(a) if isinstance(tops, int) else a.index_select(0, at))
-            shares.mul_(float(b) if isinstance(tops, int) else b.index_select(0, at))
-            sign = block.sign()
-            for i, piece in enumerate(_pieces(shares)):
-                sums[i].scatter_add_(0, at, piece.mul(sign))
+            for limb, piece in zip(sums, _pieces(_scaled(block, powers, at)), strict=True):
+                limb.scatter_add_(0, at, piece)
         limbs += sums.to(torch.int64)
     return limbs
 
 
 def _pieces(x: Tensor) -> Iterator[Tensor]:
-    """The whole numbers below 2^30 that stand at 1, 2^-30, 2^-60 in |x| < 2^30, one after another; x is used up."""
-    x.abs_()
-    piece = torch.empty_like(x)
-    for i in range(LIMBS):
-        yield torch.floor(x, out=piece)  # of a positive number: a negative one would be carried into the next limb
-        if i + 1 < LIMBS:
-            x.sub_(piece).mul_(_BASE)
+    """The whole numbers below 2^30 that stand at 1, 2^-30, 2^-60 in |x| < 2^30, one after another; x is used up.
+
+    Cut off towards zero: to round would carry into the limb above, and show where the top is.
+    """
+    rest = torch.empty_like(x)
+    for _ in range(LIMBS):
+        torch.frac(x, out=rest)  # torch.trunc takes seven times as long
+        yield x.sub_(rest)
+        x, rest = rest.mul_(_BASE), x
 
 
-def _scaled(number: Tensor, limb: Tensor) -> Tensor:
-    a, b = _powers(limb)
-    return number * a * b
+def _powers(limb: Tensor) -> tuple[Tensor, ...]:
+    """2^(30·limb) as its exact factors: two where it may be beyond float64, and what is multiplied is not."""
+    near = limb.clamp(-33, 33)
+    parts = (near,) if torch.equal(near, limb) else (near, limb - near)
+    return tuple(((part * BITS + 1023) << 52).view(torch.float64) for part in parts)
 
 
-def _powers(limb: Tensor) -> tuple[Tensor, Tensor]:
-    """2^(30·limb) as two exact factors, since one may be beyond float64 where the product with a number is not."""
-    half = torch.div(limb, 2, rounding_mode="floor")
-    return _power(half), _power(limb - half)
-
-
-def _power(limb: Tensor) -> Tensor:
-    return ((limb * BITS + 1023) << 52).view(torch.float64)
+def _scaled(number: Tensor, powers: tuple[Tensor, ...], at: Tensor | None = None) -> Tensor:
+    """The number times these powers, of which one is for all, or those at these places are."""
+    for power in powers:
+        number = number * (power if at is None or len(power) == 1 else power.index_select(0, at))
+    return number

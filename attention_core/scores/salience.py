@@ -28,8 +28,7 @@ class SquaresAbout(Term):
 
     def term(self, rows: Rows) -> Tensor:
         unit = rows.at(self.unit)
-        away = rows.x / unit - rows.at(self.mean) / unit
-        return away * away
+        return (rows.x / unit).sub_(rows.at(self.mean) / unit).square_()
 
 
 class ZScore(Score[Spread]):
@@ -57,9 +56,8 @@ def standardised(rows: Rows, known: Spread, absolute: bool) -> Tensor:
     """(x − middle)/width; 0 where the width is 0."""
     unit = power_of_two(known.width)
     width = rows.at(torch.where(known.width > 0, known.width / unit, torch.inf))
-    away = rows.x / rows.at(unit) - rows.at(known.middle / unit)
-    z = torch.where(torch.isinf(width), 0.0, away / width)
-    return z.abs() if absolute else z
+    z = (rows.x / rows.at(unit)).sub_(rows.at(known.middle / unit)).div_(width)
+    return z.abs_() if absolute else z
 
 
 def power_of_two(x: Tensor) -> Tensor:

@@ -40,7 +40,7 @@ class Exponentials(Term):
 
 def exponentials(rows: Rows, largest: Tensor, temperature: float) -> Tensor:
     """exp((s − largest)/T): the maximum is subtracted first, so that nothing overflows; 0 for a score of −inf."""
-    return torch.exp((rows.x - rows.at(largest)) / temperature)
+    return (rows.x - rows.at(largest)).div_(temperature).exp_()
 
 
 class Softmax(Weight[Partition]):
@@ -63,8 +63,9 @@ class Softmax(Weight[Partition]):
         return Partition(largest=largest, total=torch.where(total > 0, total, 1.0))
 
     def __call__(self, rows: Rows, known: Partition) -> Tensor:
-        refused(rows, rows.x == torch.inf, INFINITE)
-        return exponentials(rows, known.largest, self.temperature) / rows.at(known.total)
+        if len(rows.x) and not float(rows.x.amax()) < torch.inf:
+            refused(rows, rows.x == torch.inf, INFINITE)
+        return exponentials(rows, known.largest, self.temperature).div_(rows.at(known.total))
 
 
 class Whole(Frozen):
