@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 import polars as pl
-import torch
 
 from attention_core import batches
 from attention_core.attention import Look, Statistics, fit, hidden, one_thread, passes, resolved, types
