@@ -36,8 +36,10 @@ class Health:
     @staticmethod
     def of(weights: pl.Series) -> Health:
         """The health of a column of weights, Float64."""
-        rows, nulls, nans = len(weights), weights.null_count(), int(weights.is_nan().sum())
-        tally = _tallied(weights, rows - nulls - nans)
+        rows, nulls, nans = len(weights), weights.null_count(), 0
+        tally = _tallied(weights, rows - nulls)
+        if tally is None and (nans := int(weights.is_nan().sum())):
+            tally = _tallied(weights, rows - nulls - nans)
         if tally is not None:
             low, high = min(tally, default=math.inf), max(tally, default=-math.inf)
             return Health(rows, nulls, nans, tally.get(0.0, 0), low + 0.0, high + 0.0, NO_SUMS, tally)
@@ -118,7 +120,7 @@ def _tallied(weights: pl.Series, many: int) -> dict[float, int] | None:
     if not many:
         return {}
     found = {float(w): int((weights == w).sum()) for w in {weights.min(), weights.max()}}  # type: ignore[arg-type]
-    return found if sum(found.values()) == many else None
+    return found if sum(found.values()) == many and not any(map(math.isnan, found)) else None
 
 
 def _terms(w: Tensor, counts: Tensor | None) -> Sums:

@@ -28,7 +28,7 @@ _TAG = "tag:yaml.org,2002:"
 _VARIABLE = re.compile(r"\$\$(?=\$*\{)|\$\{([^}]*)\}|\$(?=\{)")
 _STEP = re.compile(r"([^.\[\]]+)|\[(\d{1,9})\]")
 _NO_TEXT = re.compile("[\0\ud800-\udfff]")
-_WRONG_TYPE = ("_type", "_parsing", "_from_float", "is_instance_of", "literal_error", "none_required")
+_WRONG_TYPE = ("_type", "_parsing", "_from_float", "is_instance_of", "literal_error", "none_required", "finite_number")
 
 
 @dataclass
@@ -346,7 +346,8 @@ def _wanted(error: Any) -> list[str]:
     words = {
         "string_type": "a text", "tuple_type": "a list", "model_type": "a mapping",
         "model_attributes_type": "a word or a mapping", "dict_type": "a mapping",
-        "float_type": "a number", "float_parsing": "a number", "int_type": "a whole number",
+        "float_type": "a number", "float_parsing": "a number", "finite_number": "a finite number",
+        "int_type": "a whole number",
         "int_parsing": "a whole number", "int_from_float": "a whole number", "bool_type": "true or false",
         "bool_parsing": "true or false", "datetime_type": "a timestamp", "datetime_parsing": "a timestamp",
         "date_type": "a date", "date_parsing": "a date", "path_type": "a path",
