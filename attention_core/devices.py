@@ -19,7 +19,7 @@ R = TypeVar("R")
 CPU = torch.device("cpu")
 BYTES_A_ROW = 512  # of a rule's tensors at their most, by far; what it misses, halving finds
 MOST_ROWS = 1 << 22
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of malloc.h
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8  # of malloc.h
 
 
 def keep_freed_memory() -> None:
@@ -30,6 +30,7 @@ def keep_freed_memory() -> None:
     if mallopt is not None:
         mallopt(M_MMAP_THRESHOLD, 32 << 20)
         mallopt(M_TRIM_THRESHOLD, 1 << 30)
+        mallopt(M_ARENA_MAX, 1)  # threads that come later share what is kept
 
 
 def chosen(device: str) -> torch.device:
