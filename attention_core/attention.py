@@ -21,6 +21,7 @@ from attention_core.job import Rule
 from attention_core.jobfile import checked
 
 APPLY_ROWS = 1 << 17
+POSITION_BITS = 40  # for the row; the batch's place in dataset order stands above them
 FIT_ROWS = 1 << 20  # of groups: every chunk's state of all its segments is merged
 
 
@@ -72,8 +73,13 @@ class Look:
     device: torch.device = CPU
     stop: Callable[[], bool] = lambda: False
     watch: Callable[[int], None] = lambda rows: None
+    order: Mapping[str, int] = field(default_factory=dict)  # of the parts, by name
     found: dict[tuple[str, str], Segments] = field(default_factory=dict)
     spent: dict[str, float] = field(default_factory=dict)  # seconds of work on each head, by its first weight column
+
+    def first(self, part: Part) -> int:
+        """The position of a part's first row in dataset order."""
+        return self.order.get(part.name, 0) << POSITION_BITS
 
     def chunks(self, part: Part, columns: Iterable[str] | None, rows: int) -> Iterator[tuple[int, pl.DataFrame]]:
         named = None if columns is None else sorted(columns)
@@ -122,7 +128,7 @@ class Look:
         for start, chunk in self.chunks(part, columns, rows):
             for i, (head, whole, known) in enumerate(knows):
                 with _of(part, head), self._timed(head):
-                    chunk = self._attended(head, chunk, start, whole, known)
+                    chunk = self._attended(head, chunk, self.first(part), start, whole, known)
                 missed[i] += head.missed(chunk)
             yield start, chunk
         for head, keys in zip(heads, missed, strict=True):
@@ -137,19 +143,21 @@ class Look:
         for start, chunk in self.above(part, [ask.head for ask in asks], statistics):
             for i, (ask, whole) in enumerate(zip(local, where, strict=True)):
                 with _of(part, ask.head), self._timed(ask.head):
-                    state = self._answered(ask, chunk, start, whole)
+                    state = self._answered(ask, chunk, self.first(part), start, whole)
                 states[i] = state if states[i] is None else states[i] + state
         return [Answer(s.keys, moved(state, CPU)) for s, state in zip(where, states, strict=True)]
 
-    def _attended(self, head: Head, chunk: pl.DataFrame, start: int, whole: Segments, known: Known) -> pl.DataFrame:
+    def _attended(
+        self, head: Head, chunk: pl.DataFrame, first: int, start: int, whole: Segments, known: Known
+    ) -> pl.DataFrame:
         def work(rows: pl.DataFrame, at: int) -> pl.DataFrame:
-            return head.attend(rows, whole.slice(at, rows.height), known, self.device)
+            return head.attend(rows, whole.slice(at, rows.height), known, self.device, first + at)
 
         return halving(work, lambda a, b: pl.concat([a, b]), chunk, start)
 
-    def _answered(self, ask: Ask, chunk: pl.DataFrame, start: int, whole: Segments) -> Any:
+    def _answered(self, ask: Ask, chunk: pl.DataFrame, first: int, start: int, whole: Segments) -> Any:
         def work(rows: pl.DataFrame, at: int) -> Any:
-            return ask.of(rows, whole.slice(at, rows.height), self.device)
+            return ask.of(rows, whole.slice(at, rows.height), self.device, first + at)
 
         return halving(work, lambda a, b: a + b, chunk, start)
 

@@ -36,6 +36,45 @@ class Numbers:
         return ~self.nan if self.there is None else self.there & ~self.nan
 
 
+def vectors(column: pl.Series) -> Numbers:
+    """An Array or List column as float64: x (n, d). A vector with a null is null, one with a NaN is NaN.
+
+    Raises:
+        ValueError: for lists that are not all as long, or of what is no number.
+    """
+    n = len(column)
+    if isinstance(column.dtype, pl.List):
+        lengths = sorted(column.drop_nulls().list.len().unique().to_list())
+        if len(lengths) > 1:
+            raise ValueError(f"the vectors of {column.name!r} have {lengths[0]} to {lengths[-1]} components")
+        column = column.list.to_array(lengths[0] if lengths else 0)
+    assert isinstance(column.dtype, pl.Array)
+    d = column.dtype.size
+    array = column.to_arrow()
+    flat = pl.Series(array.values.slice(array.offset * d, n * d), dtype=column.dtype.inner)
+    found = numbers(flat)
+    there, nan = mask(column), None
+    if found.there is not None:
+        whole = found.there.reshape(n, d).all(1)
+        there = whole if there is None else there & whole
+    if found.nan is not None:
+        nan = found.nan.reshape(n, d).any(1) if there is None else found.nan.reshape(n, d).any(1) & there
+    return Numbers(found.x.reshape(n, d), there, nan)
+
+
+def joined(columns: Sequence[pl.Series]) -> pl.Series:
+    """Several numeric columns as the components of one vector."""
+    found = [numbers(column) for column in columns]
+    parts = [series(str(i), f.x, f.there, pl.Float64()) for i, f in enumerate(found)]
+    return pl.DataFrame(parts).select(pl.concat_arr(pl.all()).alias(columns[0].name)).to_series()
+
+
+def presence(column: pl.Series) -> tuple[Tensor | None, Tensor | None]:
+    """(n,) bool twice: which keys are not null, and which are NaN; None: all, and none."""
+    nan = true(column.is_nan()) if column.dtype.is_float() else None
+    return mask(column), nan if nan is not None and bool(nan.any()) else None
+
+
 def tensor(column: pl.Series) -> Tensor:
     """The values of a numeric, boolean or temporal column in their own physical type, (n,).
 

@@ -7,9 +7,10 @@ A *kind* works row by row once it knows its scope. What it must know, it asks fo
 from __future__ import annotations
 
 from collections.abc import Callable, Generator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Generic, Protocol, Self, TypeVar
 
+import polars as pl
 import torch
 from torch import Tensor
 
@@ -20,28 +21,52 @@ from attention_core.frozen import Frozen
 class Rows:
     """What a kind sees of one chunk: the numbers that the kinds before it made of the keys, first of all the keys.
 
-    x: (n,) float64. What stands where `ok` is false means nothing.
+    x: (n,) float64; (n, d) of a vector key that is not scored yet. What stands where `ok` is false means nothing.
     ok: (n,) bool, the keys that take part; None: all of them.
     ids: (n,) int64 in [0, size), the segment of each key; None: all are in segment 0.
     size: how many segments there are.
+    start: the position of the first row in dataset order; those of the others follow it.
+    column: the keys as they came, for a score of what is no number; query: (n, d) float64, what each vector is compared
+        to, where that is not one for all.
+    among: which rows of the chunk these are, (m,) bool; None: all. `column` is still that of all.
     """
 
     x: Tensor
     ok: Tensor | None = None
     ids: Tensor | None = None
     size: int = 1
+    start: int = 0
+    column: pl.Series | None = None
+    query: Tensor | None = None
+    among: Tensor | None = None
 
     def at(self, known: Tensor) -> Tensor:
         """What is known of each segment (size, ...), for each row (n, ...); of one segment, for all rows to share."""
         return known if self.ids is None else known.index_select(0, self.ids)
 
-    def present(self) -> tuple[Tensor, Tensor | None]:
-        """The numbers that take part, and their segments."""
+    def present(self) -> Rows:
+        """The rows that take part."""
         if self.ok is None:
-            return self.x, self.ids
-        return torch.masked_select(self.x, self.ok), None if self.ids is None else torch.masked_select(
-            self.ids, self.ok
-        )
+            return self
+        ids, query = (None if t is None else _only(t, self.ok) for t in (self.ids, self.query))
+        return replace(self, x=_only(self.x, self.ok), ok=None, ids=ids, query=query, among=self.ok)
+
+    def position(self) -> Tensor:
+        """Where each row stands in dataset order, (n,) int64: ties go to the earlier."""
+        many = len(self.x) if self.among is None else len(self.among)
+        every = torch.arange(self.start, self.start + many, device=self.x.device)
+        return every if self.among is None else _only(every, self.among)
+
+    def keys(self) -> pl.Series:
+        """The keys as they came, (n,)."""
+        assert self.column is not None
+        if self.among is None:
+            return self.column
+        return self.column.filter(pl.Series(self.among.tolist(), dtype=pl.Boolean))
+
+
+def _only(rows: Tensor, there: Tensor) -> Tensor:
+    return torch.masked_select(rows, there) if rows.ndim == 1 else rows[there]
 
 
 class State(Protocol):

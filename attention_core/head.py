@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Iterable
+from dataclasses import replace
 from functools import reduce
 from typing import Any
 
@@ -11,7 +12,19 @@ import torch
 from pydantic import SkipValidation
 from torch import Tensor
 
-from attention_core.columns import ONE, Numbers, Segments, elements, listed, numbers, series, true
+from attention_core.columns import (
+    ONE,
+    Numbers,
+    Segments,
+    elements,
+    joined,
+    listed,
+    numbers,
+    presence,
+    series,
+    true,
+    vectors,
+)
 from attention_core.contract import Kind, Question, Rows, conclude
 from attention_core.errors import DataError
 from attention_core.frozen import Frozen
@@ -37,9 +50,9 @@ class Ask(Frozen):
     concluded: tuple[Any, ...]
     question: SkipValidation[Question[Any]]
 
-    def of(self, frame: pl.DataFrame, segments: Segments, device: torch.device = CPU) -> Any:
-        """The answer for one chunk."""
-        look = self.head.look(frame, segments, device)
+    def of(self, frame: pl.DataFrame, segments: Segments, device: torch.device = CPU, start: int = 0) -> Any:
+        """The answer for one chunk, whose first row stands at `start` in dataset order."""
+        look = self.head.look(frame, segments, device, start)
         return self.question.of(self.head.scored(look.taught(), self.concluded))
 
 
@@ -47,18 +60,27 @@ class Look:
     """The keys of one chunk as a head sees them."""
 
     def __init__(
-        self, keys: Numbers, masked: Tensor | None, teaches: Tensor | None, segments: Segments, device: torch.device
+        self,
+        keys: Numbers,
+        masked: Tensor | None,
+        teaches: Tensor | None,
+        segments: Segments,
+        device: torch.device,
+        start: int,
+        column: pl.Series | None = None,
+        query: Numbers | None = None,
     ) -> None:
         there, nan, masked, self.teaches, ids = (
             None if t is None else t.to(device) for t in (keys.there, keys.nan, masked, teaches, segments.ids)
         )
         self.keys = Numbers(keys.x.to(device), there, nan)
-        self.rows = Rows(self.keys.x, _all(self.keys.ok, masked), ids, segments.size)
+        asked = None if query is None else query.x.to(device)
+        ok = _all(self.keys.ok, masked, None if query is None else query.ok)
+        self.rows = Rows(self.keys.x, ok, ids, segments.size, start, column, asked)
 
     def taught(self) -> Rows:
         """The rows that teach."""
-        ok = _all(self.rows.ok, self.teaches)
-        return Rows(self.rows.x, ok, self.rows.ids, self.rows.size)
+        return replace(self.rows, ok=_all(self.rows.ok, self.teaches))
 
 
 class Head(Frozen):
@@ -81,7 +103,7 @@ class Head(Frozen):
         """The columns that the head reads to make its weights."""
         sql = [e for e in (self.mask, self.teaches) if e is not None]
         named = {c for e in sql for c in columns_of(e)} | set(self.over if isinstance(self.over, tuple) else ())
-        return named | {c for e in self._expressions() for c in e.meta.root_names()}
+        return named | {c for e in self._expressions() for c in e.meta.root_names()} | set(self.looks.beside())
 
     def reads(self) -> set[str]:
         """All columns that the head reads, the values among them."""
@@ -126,42 +148,66 @@ class Head(Frozen):
                 concluded = (*concluded, done.value)
         return Known(count=count, kinds=concluded)
 
-    def look(self, frame: pl.DataFrame, segments: Segments, device: torch.device = CPU) -> Look:
+    def look(self, frame: pl.DataFrame, segments: Segments, device: torch.device = CPU, start: int = 0) -> Look:
         """The keys of a chunk; over a row, those of its columns or of its list one after another, a segment a row."""
         masked = None if self.mask is None else _true(frame, self.mask)
         if self.lists:
             flat, lengths = elements(frame[self.key[0]])
             masked = None if masked is None else masked.repeat_interleave(lengths)
             ids = torch.arange(frame.height).repeat_interleave(lengths)
-            return Look(numbers(flat), masked, None, Segments(None, ids, frame.height), device)
-        exprs = self._expressions()
-        found = [numbers(_column(frame, expr)) for expr in exprs]
+            query = self.looks.queries(frame)
+            query = None if query is None else query.gather(pl.Series(ids.tolist(), dtype=pl.UInt32))
+            return self._look(flat, query, masked, None, Segments(None, ids, frame.height), device, 0)
+        columns = [_column(frame, expr) for expr in self._expressions()]
         teaches = None if self.teaches is None else _true(frame, self.teaches)
+        if self.looks.vector and len(columns) > 1:
+            return self._look(joined(columns), self.looks.queries(frame), masked, teaches, segments, device, start)
         if self.over != "row":
-            return Look(found[0], masked, teaches, segments, device)
+            return self._look(columns[0], self.looks.queries(frame), masked, teaches, segments, device, start)
+        found = [numbers(column) for column in columns]
         n, k = frame.height, len(found)
-        joined = Numbers(
+        together = Numbers(
             torch.stack([f.x for f in found], 1).reshape(-1),
             _joined([f.there for f in found], n, default=True),
             _joined([f.nan for f in found], n, default=False),
         )
         masked = None if masked is None else masked.repeat_interleave(k)
-        return Look(joined, masked, None, Segments(None, torch.arange(n).repeat_interleave(k), n), device)
+        return Look(together, masked, None, Segments(None, torch.arange(n).repeat_interleave(k), n), device, 0)
+
+    def _look(
+        self,
+        keys: pl.Series,
+        query: pl.Series | None,
+        masked: Tensor | None,
+        teaches: Tensor | None,
+        segments: Segments,
+        device: torch.device,
+        start: int,
+    ) -> Look:
+        """The keys as numbers, as vectors, or as they are, which the score decides."""
+        beside = None if query is None else vectors(query)
+        if self.looks.counts:
+            keys_are = Numbers(torch.zeros(len(keys), dtype=torch.float64), *presence(keys))
+            return Look(keys_are, masked, teaches, segments, device, start, keys)
+        found = vectors(keys) if self.looks.vector else numbers(keys)
+        return Look(found, masked, teaches, segments, device, start, None, beside)
 
     def scored(self, rows: Rows, concluded: Iterable[Any]) -> Rows:
         """The rows after as many kinds as are concluded."""
         for kind, known in zip(self.kinds, concluded, strict=False):
-            rows = Rows(kind(rows, known), rows.ok, rows.ids, rows.size)
+            rows = replace(rows, x=kind(rows, known))
         return rows
 
-    def attend(self, frame: pl.DataFrame, segments: Segments, known: Known, device: torch.device = CPU) -> pl.DataFrame:
-        """The chunk with the weights and the weighted values."""
-        look = self.look(frame, segments, device)
+    def attend(
+        self, frame: pl.DataFrame, segments: Segments, known: Known, device: torch.device = CPU, start: int = 0
+    ) -> pl.DataFrame:
+        """The chunk, whose first row stands at `start`, with the weights and the weighted values."""
+        look = self.look(frame, segments, device, start)
         rows = look.rows
         if self.over == "row":
             for kind in self.kinds:
                 known_here = conclude(kind.fit(), lambda q, rows=rows: q.of(rows))  # type: ignore[misc]
-                rows = Rows(kind(rows, known_here), rows.ok, rows.ids, rows.size)
+                rows = replace(rows, x=kind(rows, known_here))
             unseen = None
         else:
             rows = self.scored(rows, known.kinds)
@@ -179,7 +225,7 @@ class Head(Frozen):
             for i, name in enumerate(self.weights)
         ]
         for value, weighted, i in self.values:
-            found = look.keys if self.key == (value,) else numbers(frame[value])
+            found = look.keys if self.key == (value,) and self._as_numbers() else numbers(frame[value])
             ok = None if there is None else there[i::k]
             columns.append(_multiplied(found, weight[i::k], ok, weighted, frame.schema[value]))
         return columns
@@ -214,6 +260,9 @@ class Head(Frozen):
 
     def _expressions(self) -> list[pl.Expr]:
         return [self.looks.looks_at(key) for key in self.key] or [self.looks.looks_at(None)]
+
+    def _as_numbers(self) -> bool:
+        return not (self.looks.vector or self.looks.counts)
 
     def asks(self) -> bool:
         """Whether anything must be known of the scope before the first row is written."""

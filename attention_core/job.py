@@ -143,6 +143,8 @@ class Rule(Frozen):
             raise ValueError(f"apply: {self.apply} multiplies nothing, so value has no place; leave it out")
         if keyless and self.apply == "multiply" and self.value is None:
             raise ValueError("a rule without a key needs a value to multiply, or apply: weights")
+        if self.score.vector and self.name is None and not isinstance(self.key, str):
+            raise ValueError("a rule whose key is several columns as one vector needs a name")
         if self.over == "row" and self.fit is not None:
             raise ValueError("a row teaches itself; use mask to leave rows out")
         if self.over == "row" and keyless:
@@ -167,8 +169,8 @@ class Rule(Frozen):
         keys = self._columns(self.key, "key", schema)
         values = self._columns(self.value, "value", schema) if self.value is not None else keys
         over: Over = self.over.group if isinstance(self.over, Group) else self.over
-        for key in keys:
-            self._bound(key, over, schema)
+        for key, dtype in self._forms(keys, over, schema):
+            self._bound(key, dtype)
         self._known(over if isinstance(over, tuple) else (), "over.group", schema)
         for sql, where in ((self.mask, "mask"), (self.fit, "fit")):
             self._known(columns_of(sql) if sql else (), where, schema)
@@ -185,11 +187,12 @@ class Rule(Frozen):
             dtype = _type_of(looked_at, schema, "score")
             if not (dtype.is_numeric() or dtype in (pl.Boolean, pl.Null)):
                 raise self._wrong("score", f"the expression is {dtype}, where a number, or true or false, is wanted")
-        several = self.key is not None and not isinstance(self.key, str)
+        several = self.key is not None and not isinstance(self.key, str) and not self.score.vector
         if several and self.value is not None and len(keys) > 1 and len(values) != len(keys):
             raise self._wrong("value", f"{len(values)} values stand beside {len(keys)} keys; name as many")
         if self.apply != "multiply":
             values = ()
+        self._known(self.score.beside(), "score.query", schema)
         lists = over == "row" and any(isinstance(schema[key], pl.List) for key in keys)
         if lists and len(keys) > 1:
             raise self._wrong(
@@ -201,7 +204,8 @@ class Rule(Frozen):
             if not (inner(schema[value]).is_numeric() or inner(schema[value]) == pl.Boolean):
                 advice = "name another value, or apply: weights"
                 raise self._wrong("value", f"{value!r} is {schema[value]} and cannot be multiplied; {advice}")
-        names = tuple(self._weight_name(key, several) for key in keys) or (self._weight_name(None, False),)
+        named = (None,) if self.score.vector and len(keys) > 1 else keys or (None,)
+        names = tuple(self._weight_name(key, several) for key in named)
         if over == "row" or len(names) == 1:
             pairs = tuple((v, i if over == "row" and len(keys) > 1 else 0) for i, v in enumerate(values))
             return (self._head(keys, over, names, pairs, schema),)
@@ -218,10 +222,10 @@ class Rule(Frozen):
         values: tuple[tuple[str, int], ...],
         schema: Mapping[str, pl.DataType],
     ) -> Head:
-        score = self.score
-        for key in keys:
-            score = self._bound(key, over, schema)
-            if score != self._bound(keys[0], over, schema):
+        forms = self._forms(keys, over, schema)
+        score = self._bound(*forms[0]) if forms else self.score
+        for key, dtype in forms:
+            if score != self._bound(key, dtype):
                 raise self._wrong("key", f"{key!r} and {keys[0]!r} are of different sorts, and a row shares one score")
         weighted = self.rename.weighted or "{value}_weighted"
         return Head(
@@ -239,9 +243,22 @@ class Rule(Frozen):
             lists=over == "row" and isinstance(schema[keys[0]], pl.List),
         )
 
-    def _bound(self, key: str, over: Over, schema: Mapping[str, pl.DataType]) -> Score[Any]:
+    def _forms(
+        self, keys: tuple[str, ...], over: Over, schema: Mapping[str, pl.DataType]
+    ) -> list[tuple[str, pl.DataType]]:
+        """What the score looks at, with its type: each key, or one vector of all."""
+        if not self.score.vector or len(keys) == 1:
+            return [(key, inner(schema[key]) if over == "row" else schema[key]) for key in keys]
+        for key in keys:
+            if not (schema[key].is_numeric() or schema[key] == pl.Boolean):
+                raise self._wrong("key", f"{key!r} is {schema[key]} and no component of a vector; name one vector")
+        if over == "row":
+            raise self._wrong("over", "the vectors of a row stand in a List of Array; name that one column")
+        return [(keys[0], pl.Array(pl.Float64, len(keys)))] if keys else []
+
+    def _bound(self, key: str, dtype: pl.DataType) -> Score[Any]:
         try:
-            return self.score.bound(inner(schema[key]) if over == "row" else schema[key])
+            return self.score.bound(dtype)
         except ValueError as error:
             raise self._wrong("key", f"{key!r}: {error}") from None
 

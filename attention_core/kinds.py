@@ -18,6 +18,8 @@ class Score(Kind[K]):
     """Step 1: a real number for each key, (n,) float64: how relevant it is."""
 
     keyless: ClassVar[bool] = False  # looks at columns of its own instead of a key
+    vector: ClassVar[bool] = False  # takes the key as one vector: an Array or a List, or several columns
+    counts: ClassVar[bool] = False  # takes the key as it is, of any type that can be counted
 
     @property
     def word(self) -> str:
@@ -27,6 +29,14 @@ class Score(Kind[K]):
     def looks_at(self, key: str | None) -> pl.Expr:
         """The numbers of a row that are scored, before Polars hands them over."""
         return pl.col(str(key))
+
+    def beside(self) -> tuple[str, ...]:
+        """The columns beside the key that it reads."""
+        return ()
+
+    def queries(self, frame: pl.DataFrame) -> pl.Series | None:
+        """What the key of each row is compared to, an Array or a List; None: nothing, or one query for all."""
+        return None
 
     def bound(self, dtype: pl.DataType | None) -> Score[K]:
         """This score with what the key's type settles.

@@ -73,31 +73,31 @@ class Count(Question[Counts]):
     """How many keys take part."""
 
     def of(self, rows: Rows) -> Counts:
-        x, ids = rows.present()
-        if ids is None:
-            return Counts(torch.full((1,), len(x), dtype=torch.int64, device=x.device))
-        return Counts(torch.bincount(ids, minlength=rows.size))
+        there = rows.present()
+        if there.ids is None:
+            return Counts(torch.full((1,), len(there.x), dtype=torch.int64, device=there.x.device))
+        return Counts(torch.bincount(there.ids, minlength=rows.size))
 
 
 class Extent(Question[Extents]):
     """The smallest and the largest number; an infinite one is an error."""
 
     def of(self, rows: Rows) -> Extents:
-        return _extent(*rows.present(), rows.size, finite=True)
+        return _extent(rows.present(), finite=True)
 
 
 class Largest(Question[Extents]):
     """The largest number, infinite ones included (in `high`; `low` is the smallest)."""
 
     def of(self, rows: Rows) -> Extents:
-        return _extent(*rows.present(), rows.size, finite=False)
+        return _extent(rows.present(), finite=False)
 
 
 class Term(Question[Sums]):
     """A sum of a term of each row; the term is finite."""
 
     def term(self, rows: Rows) -> Tensor:
-        """What is added for each row, (n,) float64, of rows that all take part."""
+        """What is added for each row, (n,) or (n, d) float64, of rows that all take part."""
         raise NotImplementedError
 
     def top(self) -> int | None:
@@ -105,9 +105,8 @@ class Term(Question[Sums]):
         return None
 
     def of(self, rows: Rows) -> Sums:
-        x, ids = rows.present()
-        there = Rows(x, None, ids, rows.size)
-        return Sums.of(self.term(there), ids, rows.size, self.top())
+        there = rows.present()
+        return Sums.of(self.term(there), there.ids, rows.size, self.top())
 
 
 class Sum(Term):
@@ -124,7 +123,7 @@ class Both(Question[Pair]):
     second: SkipValidation[Question[Any]]
 
     def of(self, rows: Rows) -> Pair:
-        there = Rows(*_all_present(rows))
+        there = rows.present()
         return Pair(self.first.of(there), self.second.of(there))
 
 
@@ -160,12 +159,8 @@ def refused(rows: Rows, bad: Tensor, what: str) -> None:
         raise DataError(what)
 
 
-def _all_present(rows: Rows) -> tuple[Tensor, None, Tensor | None, int]:
-    x, ids = rows.present()
-    return x, None, ids, rows.size
-
-
-def _extent(x: Tensor, ids: Tensor | None, size: int, *, finite: bool) -> Extents:
+def _extent(rows: Rows, *, finite: bool) -> Extents:
+    x, ids, size = rows.x, rows.ids, rows.size
     low = torch.full((size,), math.inf, dtype=torch.float64, device=x.device)
     high = -low
     if x.numel():

@@ -99,7 +99,8 @@ class Run:
 
     def __post_init__(self) -> None:
         chunk_rows = None if self.job.chunk_rows == "auto" else int(self.job.chunk_rows)
-        self.look = Look(self.heads, chunk_rows, chosen(self.job.device), self.stop.is_set, self.watch.rows)
+        order = {batch.name: i for i, batch in enumerate(self.batches)}
+        self.look = Look(self.heads, chunk_rows, chosen(self.job.device), self.stop.is_set, self.watch.rows, order)
 
     @staticmethod
     def of(job: Job, **how: Any) -> Run:

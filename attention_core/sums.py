@@ -28,7 +28,7 @@ _MASK = (1 << BITS) - 1
 
 @dataclass(frozen=True, eq=False)
 class Sums:
-    """The sums of (size,) segments, not rounded yet.
+    """The sums of (size,) segments, not rounded yet; of vectors, (size, d) where (size,) is said.
 
     top: (size,) int64; the segment's limbs stand at 2^(30·(top-1)), 2^(30·(top-2)), 2^(30·(top-3)).
     low, high: (LIMBS, size) int64; a limb is high·2^30 + low with 0 <= low < 2^30. It is never carried into the next
@@ -41,7 +41,9 @@ class Sums:
 
     @staticmethod
     def of(x: Tensor, ids: Tensor | None, size: int, top: int | None = None) -> Sums:
-        """Sums x (n,) float64, all finite, by segment. `top`: where it is known that |x| < 2^(30·top) everywhere."""
+        """Sums x (n,) or (n, d) float64, all finite, by segment. `top`: where |x| < 2^(30·top) is known everywhere."""
+        if x.ndim == 2:
+            return _of_vectors(x, ids, size, top)
         tops = _tops(x, ids, size) if top is None else torch.tensor([top], device=x.device)
         limbs = _one_segment(x, int(tops)) if ids is None else _by_segment(x, ids, tops, size)
         return Sums(tops if top is None else tops.repeat(size), limbs & _MASK, limbs >> BITS)
@@ -71,11 +73,14 @@ class Sums:
 
     def spread(self, ids: Tensor, size: int) -> Sums:
         def place(v: Tensor, fill: int) -> Tensor:
-            out = torch.full((*v.shape[:-1], size), fill, dtype=v.dtype, device=v.device)
-            out[..., ids] = v
+            out = torch.full((size, *v.shape[1:]), fill, dtype=v.dtype, device=v.device)
+            out[ids] = v
             return out
 
-        return Sums(place(self.top, NONE), place(self.low, 0), place(self.high, 0))
+        def limbs(v: Tensor) -> Tensor:
+            return torch.stack([place(limb, 0) for limb in v])
+
+        return Sums(place(self.top, NONE), limbs(self.low), limbs(self.high))
 
     def value(self) -> Tensor:
         """The sums (size,) float64; beyond the range of float64, ±inf."""
@@ -115,6 +120,14 @@ class Sums:
             rest = rest + ((total - (new - over)) + (addend - over))
             total = new
         return total + rest, self.top
+
+
+def _of_vectors(x: Tensor, ids: Tensor | None, size: int, top: int | None) -> Sums:
+    """Each component of each segment is a segment of its own."""
+    n, d = x.shape
+    first = (torch.zeros(n, dtype=torch.int64, device=x.device) if ids is None else ids)[:, None] * d
+    flat = Sums.of(x.reshape(-1), (first + torch.arange(d, device=x.device)).reshape(-1), size * d, top)
+    return Sums(flat.top.reshape(size, d), *(v.reshape(LIMBS, size, d) for v in (flat.low, flat.high)))
 
 
 def _tops(x: Tensor, ids: Tensor | None, size: int) -> Tensor:
