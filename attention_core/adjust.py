@@ -1,4 +1,4 @@
-"""What is done to weights before they are applied: clip, and scale. Each is a kind like any other."""
+"""What is done to weights before they are applied: keep, clip, and scale. Each is a kind like any other."""
 
 from __future__ import annotations
 
@@ -13,6 +13,42 @@ from attention_core.contract import Fit, Kind, Rows, nothing
 from attention_core.errors import DataError
 from attention_core.frozen import Frozen
 from attention_core.questions import Count, Extent, Sum, both, parts
+from attention_core.selection import Cut, nucleus, top
+
+
+class Keep(Kind[Cut | None]):
+    """Weights of what is kept; the others become 0. What is kept is exactly one of:
+
+    top_k: so many of the largest weights of the scope, exactly; of equal ones those of earlier rows.
+    top_p: the fewest of the largest weights whose sum is at least this share of the whole sum, from 0 to 1, to the last
+    bit of float64; of equal ones those of earlier rows. Also called the nucleus. A negative weight is an error.
+    min: weights that are at least this.
+
+    min takes no pass; the others two up to 4 M keys, else three or more, and one more, or a few, where equal weights
+    straddle the cut. top_p: 1 takes one.
+    """
+
+    top_k: int | None = Field(default=None, ge=1)
+    top_p: float | None = Field(default=None, gt=0, le=1)
+    min: float | None = None
+
+    @model_validator(mode="after")
+    def _one(self) -> Self:
+        if len(self.model_fields_set) != 1 or None in self.model_dump(include=self.model_fields_set).values():
+            raise ValueError("needs exactly one of top_k, top_p, min")
+        return self
+
+    def fit(self) -> Fit[Cut | None]:
+        if self.top_k is not None:
+            return (yield from top(self._many))
+        return None if self.top_p is None else (yield from nucleus(self.top_p))
+
+    def _many(self, n: Tensor) -> Tensor:
+        return torch.full_like(n, self.top_k or 0)
+
+    def __call__(self, rows: Rows, known: Cut | None) -> Tensor:
+        kept = rows.x >= float(self.min or 0) if known is None else known.within(rows)
+        return torch.where(kept, rows.x, 0.0)
 
 
 class Clip(Kind[None]):
@@ -36,6 +72,18 @@ class Factor(Frozen):
 
     by: Tensor
     to: Tensor
+
+
+class Share(Kind[Factor]):
+    """Weights that sum to 1 over the scope again, after some of them became 0; all 0 stay so. One pass."""
+
+    def fit(self) -> Fit[Factor]:
+        total = (yield Sum()).value()
+        by = torch.where(total > 0, total, 1.0)
+        return Factor(by=by, to=torch.ones_like(by))
+
+    def __call__(self, rows: Rows, known: Factor) -> Tensor:
+        return rows.x / rows.at(known.by)
 
 
 class Scale(Kind[Factor]):
@@ -79,4 +127,4 @@ class Scale(Kind[Factor]):
         return rows.x / rows.at(known.by) * rows.at(known.to)
 
 
-__all__ = ["Clip", "Factor", "Scale", "nothing"]
+__all__ = ["Clip", "Factor", "Keep", "Scale", "Share", "nothing"]

@@ -10,17 +10,20 @@ from typing import Any, Protocol
 
 import polars as pl
 import torch
+from torch import Tensor
 
+from attention_core.apply import Pools, column_type, inner
 from attention_core.columns import ONE, Segments, places, segments, union
 from attention_core.contract import conclude, together
 from attention_core.devices import CPU, halving, moved, rows_at_once
 from attention_core.errors import DataError, FarolError, JobError, Stopped
 from attention_core.frozen import Frozen
-from attention_core.head import Ask, Head, Known, column_type
+from attention_core.head import Ask, Head, Known
 from attention_core.job import Rule
 from attention_core.jobfile import checked
 
 APPLY_ROWS = 1 << 17
+MOST_NUMBERS = 1 << 22  # of a vector column at once
 POSITION_BITS = 40  # for the row; the batch's place in dataset order stands above them
 FIT_ROWS = 1 << 20  # of groups: every chunk's state of all its segments is merged
 
@@ -77,13 +80,19 @@ class Look:
     found: dict[tuple[str, str], Segments] = field(default_factory=dict)
     spent: dict[str, float] = field(default_factory=dict)  # seconds of work on each head, by its first weight column
 
+    @property
+    def width(self) -> int:
+        """The components of the largest vector among what is read."""
+        return max((head.width for head in self.heads), default=1)
+
     def first(self, part: Part) -> int:
         """The position of a part's first row in dataset order."""
         return self.order.get(part.name, 0) << POSITION_BITS
 
     def chunks(self, part: Part, columns: Iterable[str] | None, rows: int) -> Iterator[tuple[int, pl.DataFrame]]:
         named = None if columns is None else sorted(columns)
-        for chunk in part.read(named, self.chunk_rows or rows_at_once(self.device, rows)):
+        rows = min(self.chunk_rows or rows_at_once(self.device, rows), max(1, MOST_NUMBERS // self.width))
+        for chunk in part.read(named, rows):
             if self.stop():
                 raise Stopped("stopped; the sink is as it was")
             yield chunk
@@ -147,6 +156,34 @@ class Look:
                 states[i] = state if states[i] is None else states[i] + state
         return [Answer(s.keys, moved(state, CPU)) for s, state in zip(where, states, strict=True)]
 
+    def pool(
+        self, part: Part, heads: Sequence[Head], statistics: Statistics, into: Sequence[Pools], keys: Sequence[Any]
+    ) -> None:
+        """Adds a part to the pools of these heads: one pass over the columns that they need."""
+        where = [(h, self.segments(part, h, statistics)) for h in heads]
+        knows = [(h, s, moved(statistics.of(h, s), self.device)) for h, s in where]
+        at = [None if k is None or s.keys is None else places(s.keys, k) for k, (_, s) in zip(keys, where, strict=True)]
+        for start, chunk in self.above(part, heads, statistics):
+            for (head, whole, known), pools, places_of in zip(knows, into, at, strict=True):
+                with _of(part, head), self._timed(head):
+                    self._pooled(head, chunk, self.first(part), start, whole, known, pools, places_of)
+
+    def _pooled(
+        self,
+        head: Head,
+        chunk: pl.DataFrame,
+        first: int,
+        start: int,
+        whole: Segments,
+        known: Known,
+        pools: Pools,
+        places_of: Tensor | None,
+    ) -> None:
+        def work(rows: pl.DataFrame, at: int) -> None:
+            head.pooled(rows, whole.slice(at, rows.height), known, pools, places_of, self.device, first + at)
+
+        halving(work, lambda a, b: None, chunk, start)
+
     def _attended(
         self, head: Head, chunk: pl.DataFrame, first: int, start: int, whole: Segments, known: Known
     ) -> pl.DataFrame:
@@ -191,6 +228,36 @@ def fit(look: Look, each: Callable[[Callable[[Part], Any]], list[Any]]) -> Stati
     return Statistics(known=conclude(together(fits, _needs(look.heads)), ask), keys=dict(keys))
 
 
+def pooling(heads: Sequence[Head]) -> list[Head]:
+    """The heads that give a table."""
+    return [head for head in heads if head.pool is not None and not head.lists]
+
+
+def tables(
+    look: Look,
+    each: Callable[[Callable[[Part], Any]], list[Any]],
+    statistics: Statistics,
+    schema: Mapping[str, pl.DataType],
+) -> dict[str, pl.DataFrame]:
+    """The tables of the rules that pool, by rule: one row a segment, sorted by it, nulls first."""
+    heads, schema = pooling(look.heads), whole_schema(look.heads, schema)
+    if not heads:
+        return {}
+    keys = [
+        None if found[0] is None else union(found)
+        for found in zip(*each(lambda p: [look.segments(p, h, statistics).keys for h in heads]), strict=True)
+    ]
+    sizes = [1 if k is None else k.height for k in keys]
+    pools = [Pools(n, [schema[v] for v, _, _ in h.values]) for n, h in zip(sizes, heads, strict=True)]
+    each(lambda part: look.pool(part, heads, statistics, pools, keys))
+    found: dict[str, pl.DataFrame] = {}
+    for head, pool, whole in zip(heads, pools, keys, strict=True):
+        assert head.pool is not None
+        added = pool.columns(head.pool, [name for _, name, _ in head.values])
+        found[head.rule] = pl.DataFrame(added) if whole is None else whole.hstack(added)
+    return found
+
+
 def passes(heads: Sequence[Head], schema: Mapping[str, pl.DataType]) -> int:
     """How many times the key columns are read before the first row is written: found by fitting to no rows."""
     rounds = 0
@@ -205,8 +272,11 @@ def passes(heads: Sequence[Head], schema: Mapping[str, pl.DataType]) -> int:
     return rounds
 
 
+Rules = Sequence[Rule | Mapping[str, Any]]
+
+
 def attend(
-    frame: pl.DataFrame | pl.LazyFrame, rules: Sequence[Rule | Mapping[str, Any]], chunk_rows: int | None = None
+    frame: pl.DataFrame | pl.LazyFrame, rules: Rules, chunk_rows: int | None = None
 ) -> pl.DataFrame | pl.LazyFrame:
     """The frame with the columns that the rules add, of the same sort as it came.
 
@@ -220,6 +290,26 @@ def attend(
         attended = attend(frame.collect(), rules, chunk_rows)
         assert isinstance(attended, pl.DataFrame)
         return attended.lazy()
+    with _fitted(frame, rules, chunk_rows) as (look, part, statistics):
+        chunks = [kept(look.heads, chunk) for _, chunk in look.attended(part, look.heads, statistics)]
+    return pl.concat(chunks).drop(hidden(look.heads))
+
+
+def pooled(frame: pl.DataFrame | pl.LazyFrame, rules: Rules, chunk_rows: int | None = None) -> dict[str, pl.DataFrame]:
+    """The tables of the rules that pool, by the rule's name: one row a segment, sorted by it, nulls first.
+
+    Raises:
+        JobError, DataError: as `attend` does.
+    """
+    if isinstance(frame, pl.LazyFrame):
+        frame = frame.collect()
+    with _fitted(frame, rules, chunk_rows) as (look, part, statistics):
+        return tables(look, lambda work: [work(part)], statistics, frame.schema)
+
+
+@contextmanager
+def _fitted(frame: pl.DataFrame, rules: Rules, chunk_rows: int | None) -> Iterator[tuple[Look, Part, Statistics]]:
+    """A frame as the one part, with what the rules know of it."""
     if not isinstance(frame, pl.DataFrame):
         raise JobError(f"attend takes a Polars DataFrame or LazyFrame, and this is a {type(frame).__name__}")
     if isinstance(rules, str | Mapping | Rule) or not isinstance(rules, Sequence):
@@ -229,9 +319,7 @@ def attend(
     heads = resolved([_rule(i, rule) for i, rule in enumerate(rules)], frame.schema)
     part, look = FramePart(frame), Look(heads, chunk_rows)
     with one_thread():
-        statistics = fit(look, lambda work: [work(part)])
-        chunks = [chunk for _, chunk in look.attended(part, heads, statistics)]
-    return pl.concat(chunks).drop(hidden(heads))
+        yield look, part, fit(look, lambda work: [work(part)])
 
 
 def resolved(rules: Sequence[Rule], schema: Mapping[str, pl.DataType]) -> tuple[Head, ...]:
@@ -262,8 +350,27 @@ def resolved(rules: Sequence[Rule], schema: Mapping[str, pl.DataType]) -> tuple[
 def types(head: Head, schema: Mapping[str, pl.DataType]) -> dict[str, pl.DataType]:
     """The columns that a head adds, with their types."""
     weighted = {name: column_type(schema[value]) for value, name, _ in head.values}
+    if head.pool is not None:
+        weighted = {n: column_type(inner(schema[v])) for v, n, _ in head.values} if head.lists else {}
     weight = pl.List(pl.Float64()) if head.lists else pl.Float64()
     return {name: weight for name in head.weights} | weighted
+
+
+def whole_schema(heads: Sequence[Head], schema: Mapping[str, pl.DataType]) -> dict[str, pl.DataType]:
+    """The columns and all that the heads add."""
+    found = dict(schema)
+    for head in heads:
+        found |= types(head, found)
+    return found
+
+
+def kept(heads: Sequence[Head], rows: pl.DataFrame) -> pl.DataFrame:
+    """The rows that no filter drops: null and NaN drop out."""
+    for head in heads:
+        if head.least is not None:
+            weight = pl.col(head.weights[0])
+            rows = rows.filter((weight >= head.least) & weight.is_not_nan())
+    return rows
 
 
 def hidden(heads: Sequence[Head]) -> list[str]:

@@ -178,6 +178,17 @@ def write(
         )
 
 
+def write_table(table: pl.DataFrame, target: Path, made_of: str, compression: Compression) -> None:
+    """Writes a pooled table, synced to disk, with what it was made of in its metadata."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with reading(target, "cannot be written"):
+        level = 1 if compression == "zstd" else None
+        metadata = {"farol": made_of}
+        table.lazy().sink_parquet(
+            target, compression=compression, compression_level=level, sync_on_close="all", metadata=metadata
+        )
+
+
 @contextmanager
 def reading(path: Path, what: str = "cannot be read") -> Iterator[None]:
     """Turns what Polars and Arrow raise, panics too, into one line that names the file."""

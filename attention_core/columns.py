@@ -12,6 +12,8 @@ import pyarrow.compute as pc
 import torch
 from torch import Tensor
 
+from attention_core.errors import DataError
+
 # the eight bits of each byte as eight bytes, which unpacks a bitmap five times faster than a cast
 _BYTES = ((torch.arange(256)[:, None] >> torch.arange(8)) & 1).to(torch.uint8).view(torch.int64).reshape(256)
 _PER_MICROSECOND = {"ms": 1e3, "us": 1.0, "ns": 1e-3}
@@ -39,14 +41,19 @@ class Numbers:
 def vectors(column: pl.Series) -> Numbers:
     """An Array or List column as float64: x (n, d). A vector with a null is null, one with a NaN is NaN.
 
+    A number is a vector of one component.
+
     Raises:
-        ValueError: for lists that are not all as long, or of what is no number.
+        DataError: for lists that are not all as long. ValueError: for what is no number.
     """
     n = len(column)
+    if not isinstance(column.dtype, pl.Array | pl.List):
+        one = numbers(column)
+        return Numbers(one.x.reshape(n, 1), one.there, one.nan)
     if isinstance(column.dtype, pl.List):
         lengths = sorted(column.drop_nulls().list.len().unique().to_list())
         if len(lengths) > 1:
-            raise ValueError(f"the vectors of {column.name!r} have {lengths[0]} to {lengths[-1]} components")
+            raise DataError(f"the vectors of {column.name!r} have {lengths[0]} to {lengths[-1]} components")
         column = column.list.to_array(lengths[0] if lengths else 0)
     assert isinstance(column.dtype, pl.Array)
     d = column.dtype.size
@@ -72,7 +79,8 @@ def joined(columns: Sequence[pl.Series]) -> pl.Series:
 def presence(column: pl.Series) -> tuple[Tensor | None, Tensor | None]:
     """(n,) bool twice: which keys are not null, and which are NaN; None: all, and none."""
     nan = true(column.is_nan()) if column.dtype.is_float() else None
-    return mask(column), nan if nan is not None and bool(nan.any()) else None
+    there = true(column.is_not_null()) if column.null_count() else None  # some types have no Arrow form to look into
+    return there, nan if nan is not None and bool(nan.any()) else None
 
 
 def tensor(column: pl.Series) -> Tensor:

@@ -28,6 +28,7 @@ class Rows:
     start: the position of the first row in dataset order; those of the others follow it.
     column: the keys as they came, for a score of what is no number; query: (n, d) float64, what each vector is compared
         to, where that is not one for all.
+    taught: (n,) bool, the rows that taught; None: all.
     among: which rows of the chunk these are, (m,) bool; None: all. `column` is still that of all.
     """
 
@@ -38,6 +39,7 @@ class Rows:
     start: int = 0
     column: pl.Series | None = None
     query: Tensor | None = None
+    taught: Tensor | None = None
     among: Tensor | None = None
 
     def at(self, known: Tensor) -> Tensor:
@@ -48,8 +50,9 @@ class Rows:
         """The rows that take part."""
         if self.ok is None:
             return self
-        ids, query = (None if t is None else _only(t, self.ok) for t in (self.ids, self.query))
-        return replace(self, x=_only(self.x, self.ok), ok=None, ids=ids, query=query, among=self.ok)
+        beside = (self.ids, self.query, self.taught)
+        ids, query, taught = (None if t is None else _only(t, self.ok) for t in beside)
+        return replace(self, x=_only(self.x, self.ok), ok=None, ids=ids, query=query, taught=taught, among=self.ok)
 
     def position(self) -> Tensor:
         """Where each row stands in dataset order, (n,) int64: ties go to the earlier."""

@@ -32,8 +32,11 @@ class Frozen(BaseModel):
         return digest(self)
 
     def picked(self, ids: Tensor) -> Self:
-        """The same value for the segments `ids` (m,) alone; every tensor in it has the segment as first dimension."""
-        return mapped(self, lambda tensor: tensor[ids])  # type: ignore[no-any-return]
+        """The same value for the segments `ids` (m,) alone; every tensor in it has the segment as first dimension.
+
+        What has its segments elsewhere, as a table or several to a segment, says itself how it is picked.
+        """
+        return _rebuilt(self, lambda field: _picked(field, ids))  # type: ignore[no-any-return]
 
     def __eq__(self, other: object) -> bool:
         return type(self) is type(other) and self.digest() == digest(other)
@@ -93,14 +96,26 @@ def _bytes(value: Tensor) -> bytes:
 
 def mapped(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
     """Plain data with every tensor in it changed; what holds none stays the same object."""
+    return change(value) if isinstance(value, Tensor) else _rebuilt(value, lambda item: mapped(item, change))
+
+
+def _picked(value: Any, ids: Tensor) -> Any:
     match value:
         case Tensor():
-            return change(value)
+            return value[ids]
         case Frozen():
-            fields = {name: (field, mapped(field, change)) for name, field in value}
+            return value.picked(ids)
+    return _rebuilt(value, lambda item: _picked(item, ids))
+
+
+def _rebuilt(value: Any, change: Callable[[Any], Any]) -> Any:
+    """A Frozen or a tuple with each field or item changed; the same object where none is."""
+    match value:
+        case Frozen():
+            fields = {name: (field, change(field)) for name, field in value}
             update = {name: new for name, (old, new) in fields.items() if new is not old}
             return value.model_copy(update=update) if update else value
         case tuple():
-            items = tuple(mapped(item, change) for item in value)
+            items = tuple(change(item) for item in value)
             return items if any(new is not old for new, old in zip(items, value, strict=True)) else value
     return value

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterable
 from dataclasses import replace
-from functools import reduce
 from typing import Any
 
 import polars as pl
@@ -12,6 +11,7 @@ import torch
 from pydantic import SkipValidation
 from torch import Tensor
 
+from attention_core.apply import Pools, column_type, every, inner, multiplied, product
 from attention_core.columns import (
     ONE,
     Numbers,
@@ -20,6 +20,7 @@ from attention_core.columns import (
     joined,
     listed,
     numbers,
+    plain,
     presence,
     series,
     true,
@@ -50,6 +51,11 @@ class Ask(Frozen):
     concluded: tuple[Any, ...]
     question: SkipValidation[Question[Any]]
 
+    def picked(self, ids: Tensor) -> Ask:
+        """The same about the segments `ids` (m,) alone; a head's own tensors are about none."""
+        question, concluded = self.question.picked(ids), Known(count=None, kinds=self.concluded).picked(ids).kinds
+        return self.model_copy(update={"question": question, "concluded": concluded})
+
     def of(self, frame: pl.DataFrame, segments: Segments, device: torch.device = CPU, start: int = 0) -> Any:
         """The answer for one chunk, whose first row stands at `start` in dataset order."""
         look = self.head.look(frame, segments, device, start)
@@ -75,12 +81,12 @@ class Look:
         )
         self.keys = Numbers(keys.x.to(device), there, nan)
         asked = None if query is None else query.x.to(device)
-        ok = _all(self.keys.ok, masked, None if query is None else query.ok)
-        self.rows = Rows(self.keys.x, ok, ids, segments.size, start, column, asked)
+        ok = every(self.keys.ok, masked, None if query is None else query.ok)
+        self.rows = Rows(self.keys.x, ok, ids, segments.size, start, column, asked, self.teaches)
 
     def taught(self) -> Rows:
         """The rows that teach."""
-        return replace(self.rows, ok=_all(self.rows.ok, self.teaches))
+        return replace(self.rows, ok=every(self.rows.ok, self.teaches))
 
 
 class Head(Frozen):
@@ -97,6 +103,9 @@ class Head(Frozen):
     weights: tuple[str, ...]  # one; over a row, one for each key
     values: tuple[tuple[str, str, int], ...]  # a value, its weighted column, and which of the weights
     written: bool
+    pool: str | None = None  # how values are pooled
+    least: float | None = None  # the smallest weight that a row needs to stay
+    width: int = 1  # the components of the largest vector among what it reads
     lists: bool = False  # the key is a List, and attention is shared among its elements
 
     def columns(self) -> set[str]:
@@ -111,7 +120,7 @@ class Head(Frozen):
 
     def adds(self) -> tuple[str, ...]:
         """The columns that later rules can look at."""
-        return (*self.weights, *(weighted for _, weighted, _ in self.values))
+        return (*self.weights, *(weighted for _, weighted, _ in self.values if self.pool is None or self.lists))
 
     def fit(self) -> Generator[Ask, Any, Known]:
         """Asks what the kinds must know, each once those before it are concluded; with the first, how many taught.
@@ -164,15 +173,19 @@ class Head(Frozen):
             return self._look(joined(columns), self.looks.queries(frame), masked, teaches, segments, device, start)
         if self.over != "row":
             return self._look(columns[0], self.looks.queries(frame), masked, teaches, segments, device, start)
+        n, k = frame.height, len(columns)
+        masked = None if masked is None else masked.repeat_interleave(k)
+        each = Segments(None, torch.arange(n).repeat_interleave(k), n)
+        if self.looks.counts:
+            flat = pl.DataFrame(columns).select(pl.concat_list(pl.all())).to_series().explode()
+            return self._look(flat, None, masked, None, each, device, 0)
         found = [numbers(column) for column in columns]
-        n, k = frame.height, len(found)
         together = Numbers(
             torch.stack([f.x for f in found], 1).reshape(-1),
             _joined([f.there for f in found], n, default=True),
             _joined([f.nan for f in found], n, default=False),
         )
-        masked = None if masked is None else masked.repeat_interleave(k)
-        return Look(together, masked, None, Segments(None, torch.arange(n).repeat_interleave(k), n), device, 0)
+        return Look(together, masked, None, each, device, 0)
 
     def _look(
         self,
@@ -188,14 +201,17 @@ class Head(Frozen):
         beside = None if query is None else vectors(query)
         if self.looks.counts:
             keys_are = Numbers(torch.zeros(len(keys), dtype=torch.float64), *presence(keys))
-            return Look(keys_are, masked, teaches, segments, device, start, keys)
+            column = plain(keys.alias("#").to_frame()).to_series()
+            return Look(keys_are, masked, teaches, segments, device, start, column)
         found = vectors(keys) if self.looks.vector else numbers(keys)
         return Look(found, masked, teaches, segments, device, start, None, beside)
 
     def scored(self, rows: Rows, concluded: Iterable[Any]) -> Rows:
         """The rows after as many kinds as are concluded."""
-        for kind, known in zip(self.kinds, concluded, strict=False):
+        for i, (kind, known) in enumerate(zip(self.kinds, concluded, strict=False)):
             rows = replace(rows, x=kind(rows, known))
+            if i == 0 and self.looks.counts and bool((unseen := rows.x.isnan()).any()):
+                rows = replace(rows, ok=every(rows.ok, ~unseen))  # values that nobody has taught
         return rows
 
     def attend(
@@ -203,20 +219,49 @@ class Head(Frozen):
     ) -> pl.DataFrame:
         """The chunk, whose first row stands at `start`, with the weights and the weighted values."""
         look = self.look(frame, segments, device, start)
+        weight, ok = self.weighed(look, known)
+        filled, there = self._filled(look, weight, ok)
+        if not self.lists:
+            return frame.hstack(self._plain(frame, look, filled, there))
+        found = self._of_lists(frame, filled, there)
+        if self.pool is None:
+            return frame.hstack(found)
+        flat = [elements(frame[value])[0] for value, _, _ in self.values]
+        pools = Pools(frame.height, [column.dtype for column in flat])
+        pools.add(flat, weight, ok, look.rows.ids)
+        return frame.hstack([found[0], *pools.columns(self.pool, [name for _, name, _ in self.values])[2:]])
+
+    def weighed(self, look: Look, known: Known) -> tuple[Tensor, Tensor | None]:
+        """The weights (n,) of the keys that get one, and which do; None: all."""
         rows = look.rows
         if self.over == "row":
             for kind in self.kinds:
                 known_here = conclude(kind.fit(), lambda q, rows=rows: q.of(rows))  # type: ignore[misc]
                 rows = replace(rows, x=kind(rows, known_here))
-            unseen = None
-        else:
-            rows = self.scored(rows, known.kinds)
-            unseen = None if known.count is None else known.count == 0
-            unseen = None if unseen is None or not bool(unseen.any()) else rows.at(unseen).expand(len(rows.x))
-        weight, there = self._weights(rows, look, unseen)
-        return frame.hstack(
-            self._of_lists(frame, weight, there) if self.lists else self._plain(frame, look, weight, there)
-        )
+            return rows.x, rows.ok
+        rows = self.scored(rows, known.kinds)
+        unseen = None if known.count is None else known.count == 0
+        if unseen is None or not bool(unseen.any()):
+            return rows.x, rows.ok
+        return rows.x, every(rows.ok, ~rows.at(unseen).expand(len(rows.x)))
+
+    def pooled(
+        self,
+        frame: pl.DataFrame,
+        segments: Segments,
+        known: Known,
+        into: Pools,
+        at: Tensor | None,
+        device: torch.device = CPU,
+        start: int = 0,
+    ) -> None:
+        """Adds the chunk to the pools; at: (size of segments,) int64, where each segment stands among theirs."""
+        look = self.look(frame, segments, device, start)
+        ids = look.rows.ids
+        if at is not None:
+            at = at.to(device)
+            ids = at.expand(len(look.rows.x)) if ids is None else at.index_select(0, ids)
+        into.add([frame[value] for value, _, _ in self.values], *self.weighed(look, known), ids)
 
     def _plain(self, frame: pl.DataFrame, look: Look, weight: Tensor, there: Tensor | None) -> list[pl.Series]:
         k = len(self.weights)
@@ -224,10 +269,12 @@ class Head(Frozen):
             series(name, weight[i::k], None if there is None else there[i::k], pl.Float64())
             for i, name in enumerate(self.weights)
         ]
-        for value, weighted, i in self.values:
-            found = look.keys if self.key == (value,) and self._as_numbers() else numbers(frame[value])
+        for value, weighted, i in () if self.pool else self.values:
             ok = None if there is None else there[i::k]
-            columns.append(_multiplied(found, weight[i::k], ok, weighted, frame.schema[value]))
+            if self.key == (value,) and self._as_numbers():
+                columns.append(product(look.keys, weight[i::k], ok, weighted, frame.schema[value]))
+            else:
+                columns.append(multiplied(frame[value], weight[i::k], ok, weighted))
         return columns
 
     def _of_lists(self, frame: pl.DataFrame, weight: Tensor, there: Tensor | None) -> list[pl.Series]:
@@ -237,19 +284,18 @@ class Head(Frozen):
             flat, lengths = elements(frame[value])
             if not torch.equal(lengths, elements(key)[1]):
                 raise DataError(f"a list of {value!r} is not as long as the one of {self.key[0]!r} beside it")
-            columns.append(listed(_multiplied(numbers(flat), weight, there, weighted, flat.dtype), frame[value]))
+            columns.append(listed(multiplied(flat, weight, there, weighted), frame[value]))
         return columns
 
-    def _weights(self, rows: Rows, look: Look, unseen: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    def _filled(self, look: Look, weight: Tensor, ok: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """The weights (n,) with what missing keys get, and where they are not null."""
-        ok = _all(rows.ok, None if unseen is None else ~unseen)
         if ok is None or bool(ok.all()):
-            return rows.x, None
+            return weight, None
         if not isinstance(self.missing, str):
-            return torch.where(ok, rows.x, self.missing), None
+            return torch.where(ok, weight, self.missing), None
         if look.keys.nan is None:
-            return rows.x, ok
-        return torch.where(look.keys.nan, torch.nan, rows.x), ok | look.keys.nan
+            return weight, ok
+        return torch.where(look.keys.nan, torch.nan, weight), ok | look.keys.nan
 
     def missed(self, attended: pl.DataFrame) -> int:
         """How many keys are missing in rows that must have all of them."""
@@ -282,32 +328,6 @@ def _column(frame: pl.DataFrame, expression: pl.Expr) -> pl.Series:
     return frame.with_columns(expression.alias("#"))["#"]
 
 
-def _multiplied(value: Numbers, weight: Tensor, there: Tensor | None, name: str, dtype: pl.DataType) -> pl.Series:
-    product = value.x.to(weight.device) * weight
-    single = dtype in (pl.Float32, pl.Float16)
-    return series(name, product.float() if single else product, _all(value.there, there), column_type(dtype))
-
-
-def column_type(value: pl.DataType) -> pl.DataType:
-    """The type of a weighted value."""
-    if isinstance(value, pl.List):
-        return pl.List(column_type(inner(value)))
-    return pl.Float32() if value in (pl.Float32, pl.Float16) else pl.Float64()
-
-
-def inner(dtype: pl.DataType) -> pl.DataType:
-    """The type of a List's elements; of any other type, itself."""
-    if not isinstance(dtype, pl.List):
-        return dtype
-    found = dtype.inner
-    return found() if isinstance(found, type) else found
-
-
-def _all(*masks: Tensor | None) -> Tensor | None:
-    given = [m for m in masks if m is not None]
-    return reduce(lambda a, b: a & b.to(a.device), given) if given else None
-
-
 def _joined(masks: list[Tensor | None], n: int, *, default: bool) -> Tensor | None:
     if all(m is None for m in masks):
         return None
@@ -315,4 +335,4 @@ def _joined(masks: list[Tensor | None], n: int, *, default: bool) -> Tensor | No
     return torch.stack([full if m is None else m for m in masks], 1).reshape(-1)
 
 
-__all__ = ["ONE", "Ask", "Head", "Known", "Look", "Over", "column_type"]
+__all__ = ["ONE", "Ask", "Head", "Known", "Look", "Over", "column_type", "inner"]

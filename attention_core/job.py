@@ -12,14 +12,16 @@ from pydantic import BeforeValidator, Field, ValidationInfo, field_validator, mo
 from pydantic_core import PydanticCustomError
 
 from attention_core import scores, weights
-from attention_core.adjust import Clip, Scale
+from attention_core.adjust import Clip, Keep, Scale, Share
+from attention_core.apply import Apply, inner
 from attention_core.batches import Compression
 from attention_core.contract import Kind
 from attention_core.errors import JobError, nearest
 from attention_core.frozen import Frozen
-from attention_core.head import Head, Over, inner
+from attention_core.head import Head, Over
 from attention_core.health import MEASURES
 from attention_core.kinds import Score, Weight, catalogue, union
+from attention_core.paths import based
 from attention_core.sql import columns_of, row_expression
 
 SCORES = catalogue(scores.FAMILIES, Score)
@@ -109,9 +111,10 @@ class Rule(Frozen):
     mask: str | None = None
     fit: str | None = None
     missing: Literal["propagate", "error"] | float = "propagate"
+    keep: Keep | None = None
     clip: tuple[float, float] | None = None
     scale: Scale | None = None
-    apply: Literal["multiply", "weights", "none"] = "multiply"
+    apply: Literal["multiply", "weights", "none", "pool"] | Apply = "multiply"
     rename: Rename = Rename()
 
     @field_validator("mask", "fit")
@@ -139,9 +142,9 @@ class Rule(Frozen):
             raise ValueError(f"{self.score.word} needs a key: the column that is looked at")
         if keyless and self.name is None:
             raise ValueError("a rule without a key needs a name")
-        if self.apply != "multiply" and self.value is not None:
+        if not self.multiplies() and self.value is not None:
             raise ValueError(f"apply: {self.apply} multiplies nothing, so value has no place; leave it out")
-        if keyless and self.apply == "multiply" and self.value is None:
+        if keyless and self.multiplies() and self.value is None:
             raise ValueError("a rule without a key needs a value to multiply, or apply: weights")
         if self.score.vector and self.name is None and not isinstance(self.key, str):
             raise ValueError("a rule whose key is several columns as one vector needs a name")
@@ -151,6 +154,18 @@ class Rule(Frozen):
             raise ValueError("over: row shares attention among the key columns of a row, and this rule has no key")
         return self
 
+    def multiplies(self) -> bool:
+        """Whether values are looked at, to be multiplied or pooled."""
+        return self.apply not in ("weights", "none")
+
+    def pools(self) -> str | None:
+        """How values are pooled: sum or mean."""
+        return self.apply.pool if isinstance(self.apply, Apply) else "sum" if self.apply == "pool" else None
+
+    def keeps(self) -> float | None:
+        """The smallest weight that a row needs to stay, where some drop out."""
+        return self.apply.filter.min if isinstance(self.apply, Apply) and self.apply.filter else None
+
     def title(self) -> str | None:
         """What the rule is called: its name, or its one key."""
         return self.name or (self.key if isinstance(self.key, str) else None)
@@ -158,7 +173,9 @@ class Rule(Frozen):
     def kinds(self, score: Kind[Any]) -> tuple[Kind[Any], ...]:
         """The chain of kinds that makes weights of keys."""
         clip = (Clip(low=self.clip[0], high=self.clip[1]),) if self.clip else ()
-        return (score, self.weight, *clip, *((self.scale,) if self.scale else ()))
+        again = (Share(),) if self.keep and self.weight.shares else ()
+        keep = (self.keep, *again) if self.keep else ()
+        return (score, self.weight, *keep, *clip, *((self.scale,) if self.scale else ()))
 
     def heads(self, schema: Mapping[str, pl.DataType]) -> tuple[Head, ...]:
         """One head for each key column that is scored by itself; one for all of them where the scope is the row.
@@ -190,7 +207,7 @@ class Rule(Frozen):
         several = self.key is not None and not isinstance(self.key, str) and not self.score.vector
         if several and self.value is not None and len(keys) > 1 and len(values) != len(keys):
             raise self._wrong("value", f"{len(values)} values stand beside {len(keys)} keys; name as many")
-        if self.apply != "multiply":
+        if not self.multiplies():
             values = ()
         self._known(self.score.beside(), "score.query", schema)
         lists = over == "row" and any(isinstance(schema[key], pl.List) for key in keys)
@@ -201,11 +218,19 @@ class Rule(Frozen):
         for value in values:
             if lists != isinstance(schema[value], pl.List):
                 raise self._wrong("value", f"{value!r} is {schema[value]}; the weights of a List key multiply a List")
-            if not (inner(schema[value]).is_numeric() or inner(schema[value]) == pl.Boolean):
+            one = inner(inner(schema[value]))
+            one = pl.Series(dtype=one.inner).dtype if isinstance(one, pl.Array) else one
+            if not (one.is_numeric() or one == pl.Boolean):
                 advice = "name another value, or apply: weights"
                 raise self._wrong("value", f"{value!r} is {schema[value]} and cannot be multiplied; {advice}")
         named = (None,) if self.score.vector and len(keys) > 1 else keys or (None,)
         names = tuple(self._weight_name(key, several) for key in named)
+        if self.pools() and over == "row" and not lists:
+            raise self._wrong("apply", "a row of columns has no pool; over: row pools the elements of one List")
+        if self.keeps() is not None and lists:
+            raise self._wrong("apply", "filter looks at one weight a row, and a List has as many as elements")
+        if (self.keeps() is not None or self.pools()) and len(keys if over == "row" else names) > 1:
+            raise self._wrong("apply", "filter and pool look at one weight a row; give each key a rule of its own")
         if over == "row" or len(names) == 1:
             pairs = tuple((v, i if over == "row" and len(keys) > 1 else 0) for i, v in enumerate(values))
             return (self._head(keys, over, names, pairs, schema),)
@@ -225,9 +250,13 @@ class Rule(Frozen):
         forms = self._forms(keys, over, schema)
         score = self._bound(*forms[0]) if forms else self.score
         for key, dtype in forms:
-            if score != self._bound(key, dtype):
+            if score != self._bound(key, dtype) or (score.counts and dtype != forms[0][1]):
                 raise self._wrong("key", f"{key!r} and {keys[0]!r} are of different sorts, and a row shares one score")
-        weighted = self.rename.weighted or "{value}_weighted"
+        try:  # on no rows, which shows what types it cannot compare
+            score.queries(pl.DataFrame(schema={column: schema[column] for column in score.beside()}))
+        except (ValueError, pl.exceptions.PolarsError) as error:
+            raise self._wrong("score.query", str(error).splitlines()[0]) from None
+        weighted = self.rename.weighted or ("{value}_pooled" if self.pools() else "{value}_weighted")
         return Head(
             rule=self.name or keys[0],
             key=keys,
@@ -240,6 +269,9 @@ class Rule(Frozen):
             weights=names,
             values=tuple((v, weighted.format(value=v, key=keys[i] if keys else ""), i) for v, i in values),
             written=self.apply != "none",
+            pool=self.pools(),
+            least=self.keeps(),
+            width=max((_width(schema[c]) for c in (*keys, *(v for v, _ in values))), default=1),
             lists=over == "row" and isinstance(schema[keys[0]], pl.List),
         )
 
@@ -247,13 +279,13 @@ class Rule(Frozen):
         self, keys: tuple[str, ...], over: Over, schema: Mapping[str, pl.DataType]
     ) -> list[tuple[str, pl.DataType]]:
         """What the score looks at, with its type: each key, or one vector of all."""
+        if self.score.vector and over == "row" and not all(isinstance(schema[key], pl.List) for key in keys):
+            raise self._wrong("over", "the vectors of a row stand in a List of Array; name that one column")
         if not self.score.vector or len(keys) == 1:
             return [(key, inner(schema[key]) if over == "row" else schema[key]) for key in keys]
         for key in keys:
             if not (schema[key].is_numeric() or schema[key] == pl.Boolean):
                 raise self._wrong("key", f"{key!r} is {schema[key]} and no component of a vector; name one vector")
-        if over == "row":
-            raise self._wrong("over", "the vectors of a row stand in a List of Array; name that one column")
         return [(keys[0], pl.Array(pl.Float64, len(keys)))] if keys else []
 
     def _bound(self, key: str, dtype: pl.DataType) -> Score[Any]:
@@ -293,6 +325,12 @@ class Rule(Frozen):
         return JobError(what, tuple(where.split(".")))
 
 
+def _width(dtype: pl.DataType) -> int:
+    """How many numbers a value of this type is; of a List, unknown, one."""
+    dtype = inner(dtype)
+    return dtype.size if isinstance(dtype, pl.Array) else 1
+
+
 def _type_of(expression: pl.Expr, schema: Mapping[str, pl.DataType], where: str) -> pl.DataType:
     try:
         return pl.LazyFrame(schema=dict(schema)).select(expression.alias("#")).collect_schema()["#"]
@@ -317,7 +355,7 @@ class Source(Frozen):
             places = ["source.path"]
         else:
             places = [f"source.path[{i}]" for i in range(len(path))]
-        return tuple(p if "://" in p else str(_based(p, where, info)) for p, where in zip(path, places, strict=True))
+        return tuple(p if "://" in p else str(based(p, where, info)) for p, where in zip(path, places, strict=True))
 
     @field_validator("where")
     @classmethod
@@ -353,10 +391,10 @@ class Sink(Frozen):
             return None
         if "://" in str(path) or str(path).startswith(("s3:/", "gs:/", "az:/")):
             raise ValueError(f"{path}: object stores cannot be written yet; name a local folder")
-        based = _based(path, f"sink.{info.field_name}", info)
-        if not based.name:
+        folder = based(path, f"sink.{info.field_name}", info)
+        if not folder.name:
             raise ValueError(f"{path} is the root of all folders; name one in it")
-        return based
+        return folder
 
     def options(self) -> str:
         """The identity of what decides how rows are written."""
@@ -451,21 +489,3 @@ class Job(Frozen):
 def _wrong_entry(what: str, *at: str | int) -> PydanticCustomError:
     """Refuses an entry of the job, from a look at all of it."""
     return PydanticCustomError("unknown_entry", "{what}", {"what": what, "at": at})
-
-
-def _based(path: str | Path, where: str, info: ValidationInfo) -> Path:
-    """A path relative to what its place in the job file says: the file's folder, or the working directory."""
-    base = (info.context or {}).get("base")
-    root: Path = base(where) if base is not None else Path.cwd()
-    return Path(*(root / path).parts) if ".." not in Path(path).parts else Path(_plain(root / path))
-
-
-def _plain(path: Path) -> str:
-    """Without `..`, and without looking at links."""
-    parts: list[str] = []
-    for part in path.parts:
-        if part == "..":
-            parts.pop() if len(parts) > 1 else None
-        else:
-            parts.append(part)
-    return str(Path(*parts))

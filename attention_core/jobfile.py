@@ -322,7 +322,7 @@ def _said(errors: list[Any], at: At, model: type[BaseModel]) -> str:
         case "union_tag_invalid":
             what = str(at[-2] if at[-1] == "kind" else at[-1])
             known = [w.strip("' ") for w in context["expected_tags"].split(",")]
-            return f"{_short(given['kind'])} is not a {what}{nearest(context['tag'], known)}"
+            return f"{_short(given['kind'])} is not a {what}{nearest(_word(given['kind']), known)}"
         case "union_tag_not_found":
             return "needs a kind, as in {kind: ...}"
         case "value_error":
@@ -428,6 +428,11 @@ def _short(given: Any) -> str:
         case _:
             text = repr(given)
     return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _word(given: Any) -> str:
+    """A word as it was given; nothing is like what is none."""
+    return given if isinstance(given, str) else ""
 
 
 def _printable(text: str) -> str:

@@ -76,6 +76,14 @@ class Footer:
         return {"farol": json.dumps(asdict(self), sort_keys=True)}
 
 
+def pooled_of(table: Path) -> str:
+    """What a pooled table says it was made of; empty where it is not there, or says nothing."""
+    try:
+        return pl.read_parquet_metadata(table).get("farol", "") if table.is_file() else ""
+    except (pl.exceptions.PolarsError, OSError):
+        return ""
+
+
 def versions() -> dict[str, str]:
     """What the bits of a result may depend on."""
     return {"numerics": str(NUMERICS), "torch": torch.__version__.split("+")[0]}

@@ -33,6 +33,13 @@ class Place:
     def output(self, name: str) -> Path:
         return self.sink / name
 
+    def table(self, rule: str) -> Path:
+        """The table of a rule that pools."""
+        return self.sink.with_name(f"{self.sink.name}.pooled") / f"{rule}.parquet"
+
+    def staged_table(self, rule: str) -> Path:
+        return self.work / "staging" / ".pooled" / f"{rule}.staged"
+
     @property
     def journal(self) -> Path:
         return self.work / "journal.json"
@@ -95,11 +102,13 @@ class Place:
         os.replace(unfinished, self.staged(name))
         _sync(self.staged(name).parent)
 
-    def publish(self, moves: Sequence[str], removes: Sequence[str], published: Mapping[str, Any]) -> None:
+    def publish(
+        self, moves: Sequence[str], removes: Sequence[str], published: Mapping[str, Any], tables: Sequence[str] = ()
+    ) -> None:
         """Renames staged outputs into their places; if interrupted, the next run finishes it."""
         with writing(self.sink):
             self.sink.mkdir(parents=True, exist_ok=True)
-            told = {"moves": list(moves), "removes": list(removes), "published": dict(published)}
+            told = {"moves": list(moves), "removes": list(removes), "tables": list(tables), "published": published}
             write_whole(self.journal, json.dumps(told))
             self.recover()
 
@@ -110,11 +119,11 @@ class Place:
         told = json.loads(self.journal.read_text())
         folders = {self.sink}
         for name in told["moves"]:
-            output = self.output(name)
-            if self.staged(name).is_file():
-                output.parent.mkdir(parents=True, exist_ok=True)
-                os.replace(self.staged(name), output)
-            folders |= {p for p in output.parents if p.is_relative_to(self.sink)}
+            _moved(self.staged(name), self.output(name))
+            folders |= {p for p in self.output(name).parents if p.is_relative_to(self.sink)}
+        for rule in told.get("tables", ()):
+            _moved(self.staged_table(rule), self.table(rule))
+            folders.add(self.table(rule).parent)
         for name in told["removes"]:
             self.output(name).unlink(missing_ok=True)
             folders.add(self.output(name).parent)
@@ -124,6 +133,13 @@ class Place:
         write_whole(self.published, json.dumps(told["published"], indent=1, sort_keys=True))
         shutil.rmtree(self.work / "staging", ignore_errors=True)
         self.journal.unlink()  # last: until then the next run does all this again
+
+
+def _moved(staged: Path, to: Path) -> None:
+    """Renames what is staged; nothing where a run before did."""
+    if staged.is_file():
+        to.parent.mkdir(parents=True, exist_ok=True)
+        os.replace(staged, to)
 
 
 def write_whole(path: Path, text: str) -> None:

@@ -20,7 +20,19 @@ from typing import Any, Protocol, TypeVar
 import polars as pl
 
 from attention_core import batches
-from attention_core.attention import Look, Statistics, fit, hidden, one_thread, passes, resolved, types
+from attention_core.attention import (
+    Look,
+    Statistics,
+    fit,
+    hidden,
+    kept,
+    one_thread,
+    passes,
+    pooling,
+    resolved,
+    tables,
+    whole_schema,
+)
 from attention_core.batches import Batch
 from attention_core.columns import elements
 from attention_core.devices import chosen, keep_freed_memory
@@ -30,7 +42,7 @@ from attention_core.head import Head
 from attention_core.health import NO_WEIGHTS, Health
 from attention_core.job import Job
 from attention_core.jobfile import load
-from attention_core.ledger import Entry, Fingerprint, Footer, compare, versions
+from attention_core.ledger import Entry, Fingerprint, Footer, compare, pooled_of, versions
 from attention_core.publish import Place, write_whole
 from attention_core.sql import row_expression
 
@@ -68,11 +80,12 @@ class Plan:
     other_versions: int
     interrupted: bool = False  # a run before was killed while it published
     strange: tuple[str, ...] = ()  # files that Farol did not write, and a run would replace or remove
+    tables: tuple[str, ...] = ()  # of rules that pool, to be made again
 
     @property
     def nothing(self) -> bool:
         """Whether all is done."""
-        return not self.gone and not self.interrupted and all(e.status == "done" for e in self.entries)
+        return not (self.gone or self.interrupted or self.tables) and all(e.status == "done" for e in self.entries)
 
     def counts(self) -> dict[str, int]:
         """How many batches there are of each status."""
@@ -144,10 +157,8 @@ class Run:
 
     def added(self) -> dict[str, pl.DataType]:
         """The columns that the rules add and that are written."""
-        schema = dict(self.columns)
-        for head in self.heads:
-            schema |= types(head, schema)
         unseen = hidden(self.heads)
+        schema = whole_schema(self.heads, self.columns)
         return {name: dtype for name, dtype in schema.items() if name not in self.columns and name not in unseen}
 
     def output_columns(self) -> list[str]:
@@ -181,7 +192,32 @@ class Run:
             other,
             self.place.journal.is_file(),
             self._strange([b.name for b, f in zip(self.batches, footers, strict=True) if f is None], gone, seen),
+            self._stale_tables(entries, seen),
         )
+
+    def _stale_tables(self, entries: Sequence[Entry], inputs: Mapping[str, Fingerprint]) -> tuple[str, ...]:
+        """The rules whose table is not there, or of other rows: any change reads all batches again."""
+        rules = [head.rule for head in pooling(self.heads)]
+        if not all(entry.status == "done" for entry in entries):
+            return tuple(rules)
+        wanted = self.pools(inputs) if rules else ""
+        return tuple(rule for rule in rules if pooled_of(self.place.table(rule)) != wanted)
+
+    def pools(self, inputs: Mapping[str, Fingerprint]) -> str:
+        """The identity of what the pooled tables are made of."""
+        return digest((self.rules, self.options, tuple((b.name, inputs[b.name].hash) for b in self.batches)))
+
+    def pool(self, each: Each, statistics: Statistics, inputs: Mapping[str, Fingerprint], stale: bool) -> list[str]:
+        """Stages the tables of the rules that pool, if any is to be made again."""
+        if not (stale and pooling(self.heads)):
+            return []
+        steps = itertools.count(1)
+        made = tables(
+            self.look, lambda work: each(f"pool, step {next(steps)}", work, self.batches), statistics, self.columns
+        )
+        for rule, table in made.items():
+            batches.write_table(table, self.place.staged_table(rule), self.pools(inputs), self.job.sink.compression)
+        return list(made)
 
     def hash(self, each: Each) -> dict[str, Fingerprint]:
         """The fingerprints of all batches; those that the last run saw as they are now are not read again."""
@@ -263,7 +299,13 @@ class Run:
         if missed:
             raise ExpectationMissed("nothing was published: " + "; ".join(missed))
 
-    def publish(self, done: Sequence[Footer], statistics: Statistics, inputs: Mapping[str, Fingerprint]) -> None:
+    def publish(
+        self,
+        done: Sequence[Footer],
+        statistics: Statistics,
+        inputs: Mapping[str, Fingerprint],
+        tables: Sequence[str] = (),
+    ) -> None:
         """Moves what is staged into its place, all of it, and writes down what the sink now holds."""
         told = {
             "job": self.job.name,
@@ -274,7 +316,7 @@ class Run:
             "statistics": {b.name: self.digest(b, statistics) for b in self.batches},
         }
         removes = self._gone() if self.job.sink.gone == "remove" else ()
-        self.place.publish([f.name for f in done], removes, told)
+        self.place.publish([f.name for f in done], removes, told, tables)
 
     def record(self, outcome: Mapping[str, Any]) -> None:
         """Writes what happened to the work folder's history of runs."""
@@ -286,13 +328,22 @@ class Run:
         weights = [w for h in self.heads for w in h.weights]
         stored = [batches.in_file(n) if n in batch.partitions else n for n in names]
         own = {s: n for s, n in zip(stored, names, strict=True) if s != n}
-        for _, chunk in self.look.attended(batch, self.heads, statistics):
+        for _, chunk in self.look.attended(batch, self.heads, statistics, self._read_for(stored, batch)):
             for column in weights:
                 w = chunk[column]
                 here = Health.of(elements(w)[0] if isinstance(w.dtype, pl.List) else w)
                 health[column] = health[column] + here if column in health else here
-            chunk = chunk[stored]
+            chunk = kept(self.heads, chunk)[stored]
             yield chunk.rename(own) if own else chunk  # a query costs as much as a rule
+
+    def _read_for(self, stored: Sequence[str], batch: Batch) -> set[str] | None:
+        """The columns that the rows are made of; None: all. A pool has read its values already."""
+        if self.job.sink.columns == "all" or any(n in self.own for n in batch.partitions):
+            return None
+        made = {name for head in self.heads for name in head.adds()}
+        tables = pooling(self.heads)
+        looked_at = {c for head in self.heads for c in (head.columns() if head in tables else head.reads())}
+        return (looked_at | set(stored)) - made
 
     def _footer(
         self, batch: Batch, now: Fingerprint, statistics: str, rows: int, health: Mapping[str, Health]
@@ -406,12 +457,14 @@ def execute(run: Run, full: bool = False, redo: str | None = None, each: Each | 
     with run.place.held(), one_thread():
         inputs = run.hash(each)
         statistics = run.fit(each)
-        todo = run.todo(run.plan(inputs), statistics, full, redo)
+        planned = run.plan(inputs)
+        todo = run.todo(planned, statistics, full, redo)
         done = each("apply", lambda b: run.apply(b, statistics, inputs[b.name]), todo)
+        pooled = run.pool(each, statistics, inputs, bool(todo or planned.tables))
         footers = run.footers(done)
         health = run.health(footers)
         run.expect(health, sum(f.rows for f in footers))
-        run.publish(done, statistics, inputs)
+        run.publish(done, statistics, inputs, pooled)
         outcome = Outcome(run, plan, len(done), sum(f.rows for f in done), time.monotonic() - began, health)
         run.record(outcome.plain())
     return outcome

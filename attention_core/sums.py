@@ -11,6 +11,7 @@ using small and large superaccumulators" (2015).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -21,7 +22,7 @@ BITS = 30
 LIMBS = 3
 BLOCK = 1 << 16  # rows at once: fits the cache
 EXACT = 1 << 22  # so many pieces of 30 bits add up exactly in a float64, which is faster than int64
-NONE = -40  # the top of a segment without addends: below that of the smallest subnormal, 2^-1074
+LOWEST = -33  # the top of a segment without addends: its limbs reach down to 2^-1080, below all that float64 has
 _BASE = 2.0**BITS
 _MASK = (1 << BITS) - 1
 
@@ -42,11 +43,13 @@ class Sums:
     @staticmethod
     def of(x: Tensor, ids: Tensor | None, size: int, top: int | None = None) -> Sums:
         """Sums x (n,) or (n, d) float64, all finite, by segment. `top`: where |x| < 2^(30·top) is known everywhere."""
-        if x.ndim == 2:
-            return _of_vectors(x, ids, size, top)
-        tops = _tops(x, ids, size) if top is None else torch.tensor([top], device=x.device)
-        limbs = _one_segment(x, int(tops)) if ids is None else _by_segment(x, ids, tops, size)
-        return Sums(tops if top is None else tops.repeat(size), limbs & _MASK, limbs >> BITS)
+        if ids is None and x.ndim == 1:
+            tops = _above(_largest(x)) if top is None else torch.tensor([top], device=x.device)
+            return _split(tops, _one_segment(x, int(tops)))
+        shape = (size, *x.shape[1:])
+        adding = Adding(shape, x.device, None if top is None else torch.full(shape, top, device=x.device))
+        adding.add(x, torch.zeros(len(x), dtype=torch.int64, device=x.device) if ids is None else ids)
+        return adding.sums()
 
     @staticmethod
     def repeated(x: Tensor, counts: Tensor) -> Sums:
@@ -54,10 +57,9 @@ class Sums:
         size, m = x.shape
         x = torch.where(counts > 0, x, 0.0)
         tops = _above(x.abs().amax(1))
-        each = torch.arange(size * m, device=x.device)
-        one_each = _by_segment(x.reshape(-1), each, tops.repeat_interleave(m), size * m)
-        limbs = (one_each.reshape(LIMBS, size, m) * counts).sum(2)
-        return Sums(tops, limbs & _MASK, limbs >> BITS)
+        one_each = Adding((size * m,), x.device, tops.repeat_interleave(m))
+        one_each.add(x.reshape(-1), torch.arange(size * m, device=x.device))
+        return _split(tops, (one_each.limbs().reshape(LIMBS, size, m) * counts).sum(2))
 
     @staticmethod
     def beside(sums: Sequence[Sums]) -> Sums:
@@ -80,17 +82,21 @@ class Sums:
         def limbs(v: Tensor) -> Tensor:
             return torch.stack([place(limb, 0) for limb in v])
 
-        return Sums(place(self.top, NONE), limbs(self.low), limbs(self.high))
+        return Sums(place(self.top, LOWEST), limbs(self.low), limbs(self.high))
 
     def value(self) -> Tensor:
         """The sums (size,) float64; beyond the range of float64, ±inf."""
-        number, top = self._read()
-        return _scaled(number, _powers(top - 1))
+        return torch.cat([s._read() * _power(s.top - 1) for s in self._blocks()]).reshape(self.top.shape)
 
     def mean(self, count: Tensor) -> Tensor:
         """The sums over `count` (size,), also where a sum itself is beyond float64; 0 where the count is 0."""
-        number, top = self._read()
-        return _scaled(number / count.clamp(min=1), _powers(top - 1))
+        return self._read() / count.clamp(min=1) * _power(self.top - 1)
+
+    def _blocks(self) -> list[Sums]:
+        """The same, one dimension, in parts that fit the cache."""
+        top, low, high = self.top.reshape(-1), self.low.reshape(LIMBS, -1), self.high.reshape(LIMBS, -1)
+        parts = zip(torch.split(top, BLOCK), torch.split(low, BLOCK, 1), torch.split(high, BLOCK, 1), strict=True)
+        return [Sums(*part) for part in parts]
 
     def _aligned(self, top: Tensor) -> Sums:
         """The same limbs below a higher top; what falls below the last limb is cut off."""
@@ -105,8 +111,8 @@ class Sums:
                 high[k] += torch.where(here, self.high[i], 0)
         return Sums(top, low, high)
 
-    def _read(self) -> tuple[Tensor, Tensor]:
-        """The sums as number · 2^(30·(top-1)): limbs are carried here, when nothing will be merged any more."""
+    def _read(self) -> Tensor:
+        """The sums in units of 2^(30·(top-1)): limbs are carried here, when nothing will be merged any more."""
         carry, digits = torch.zeros_like(self.top), []
         for i in reversed(range(LIMBS)):
             limb = self.low[i] + carry
@@ -119,51 +125,93 @@ class Sums:
             over = new - total
             rest = rest + ((total - (new - over)) + (addend - over))
             total = new
-        return total + rest, self.top
+        return total + rest
 
 
-def _of_vectors(x: Tensor, ids: Tensor | None, size: int, top: int | None) -> Sums:
-    """Each component of each segment is a segment of its own."""
-    n, d = x.shape
-    first = (torch.zeros(n, dtype=torch.int64, device=x.device) if ids is None else ids)[:, None] * d
-    flat = Sums.of(x.reshape(-1), (first + torch.arange(d, device=x.device)).reshape(-1), size * d, top)
-    return Sums(flat.top.reshape(size, d), *(v.reshape(LIMBS, size, d) for v in (flat.low, flat.high)))
+class Adding:
+    """Adds rows to the sums of (size,) or (size, d) segments as they come, without a state for each chunk of them.
+
+    tops: where they are known beforehand.
+    """
+
+    def __init__(self, shape: tuple[int, ...], device: torch.device, tops: Tensor | None = None) -> None:
+        self.known = tops is not None
+        self.tops = torch.full(shape, LOWEST, device=device) if tops is None else tops
+        self.powers = _power(1 - self.tops)
+        self.open = torch.zeros(LIMBS, *shape, dtype=torch.float64, device=device)
+        self.rows = 0  # that `open` holds
+        self.done: Sums | None = None
+
+    def add(self, x: Tensor, ids: Tensor) -> None:
+        """x (n,) or (n, d) float64, all finite, to the segments ids (n,) int64."""
+        if not self.rows and not self.known:
+            largest = torch.zeros_like(self.powers).scatter_reduce_(0, _beside(ids, x), x.abs(), "amax")
+            self.tops = _above(largest)
+            self.powers = _power(1 - self.tops)
+        for rows, segments in zip(torch.split(x, EXACT), torch.split(ids, EXACT), strict=True):
+            if self.rows + len(rows) > EXACT:
+                self.done, self.rows = self.sums(), 0
+                self.open.zero_()
+            self.rows += len(rows)
+            self._add(rows, segments)
+
+    def _add(self, x: Tensor, ids: Tensor) -> None:
+        block = max(1, BLOCK // max(1, math.prod(x.shape[1:])))
+        for rows, at in zip(torch.split(x, block), torch.split(ids, block), strict=True):
+            shares, where = rows * self.powers.index_select(0, at), _beside(at, rows)
+            if not self.known and len(rows) and float(torch.stack(shares.aminmax()).abs().amax()) >= _BASE:
+                self._raise(rows, where, shares.abs() >= _BASE)
+                shares = rows * self.powers.index_select(0, at)
+            for limb, piece in zip(self.open, _pieces(shares), strict=True):
+                limb.scatter_add_(0, where, piece)
+
+    def _raise(self, x: Tensor, where: Tensor, over: Tensor) -> None:
+        """Lets the limbs of the segments that these addends have outgrown stand higher."""
+        d = math.prod(x.shape[1:])
+        entries = where[over] if x.ndim == 1 else where[over] * d + over.nonzero()[:, 1]
+        at, mine = torch.unique(entries, return_inverse=True)
+        new = _above(x.new_zeros(len(at)).scatter_reduce_(0, mine, x[over].abs(), "amax"))
+        tops, limbs = self.tops.reshape(-1), self.open.reshape(LIMBS, -1)
+        down, old = new - tops[at], limbs[:, at]
+        for k in range(LIMBS):
+            limbs[k, at] = sum((torch.where(down == k - i, old[i], 0.0) for i in range(k)), torch.zeros_like(old[0]))
+        tops[at] = new
+        self.powers.reshape(-1)[at] = _power(1 - new)
+
+    def limbs(self) -> Tensor:
+        """The limbs (LIMBS, size) int64 of the rows that are not done."""
+        return self.open.to(torch.int64)
+
+    def sums(self) -> Sums:
+        """The sums of all rows so far."""
+        here = _split(self.tops.clone(), self.limbs())
+        return here if self.done is None else self.done + here
 
 
-def _tops(x: Tensor, ids: Tensor | None, size: int) -> Tensor:
-    """The limb index above each segment's largest addend, (size,) int64."""
-    if ids is None:
-        largest = torch.stack(x.aminmax()).abs().amax().reshape(1) if x.numel() else x.new_zeros(1)
-    else:
-        largest = x.new_zeros(size).scatter_reduce_(0, ids, x.abs(), "amax")
-    return _above(largest)
+def _split(tops: Tensor, limbs: Tensor) -> Sums:
+    return Sums(tops, limbs & _MASK, limbs >> BITS)
+
+
+def _largest(x: Tensor) -> Tensor:
+    return torch.stack(x.aminmax()).abs().amax().reshape(1) if x.numel() else x.new_zeros(1)
+
+
+def _beside(ids: Tensor, x: Tensor) -> Tensor:
+    """The segment of each number of x: a vector's components are all in its row's."""
+    return ids if x.ndim == 1 else ids[:, None].expand_as(x)
 
 
 def _above(largest: Tensor) -> Tensor:
     exponent = torch.frexp(largest).exponent.to(torch.int64)  # |x| < 2^exponent
-    return torch.where(largest > 0, -torch.div(-exponent, BITS, rounding_mode="floor"), NONE)
+    tops = -torch.div(-exponent, BITS, rounding_mode="floor")
+    return torch.where(largest > 0, tops, LOWEST).clamp(min=LOWEST)
 
 
 def _one_segment(x: Tensor, top: int) -> Tensor:
-    limbs = [0] * LIMBS
-    powers = _powers(torch.tensor([1 - top], device=x.device))
+    limbs, power = [0] * LIMBS, float(_power(torch.tensor(1 - top)))
     for block in torch.split(x, BLOCK):
-        shares = _scaled(block, powers)
-        limbs = [limb + int(piece.sum()) for limb, piece in zip(limbs, _pieces(shares), strict=True)]
+        limbs = [limb + int(piece.sum()) for limb, piece in zip(limbs, _pieces(block * power), strict=True)]
     return torch.tensor(limbs, dtype=torch.int64, device=x.device).reshape(LIMBS, 1)
-
-
-def _by_segment(x: Tensor, ids: Tensor, tops: Tensor, size: int) -> Tensor:
-    """tops: (size,), or one for all."""
-    limbs = torch.zeros(LIMBS, size, dtype=torch.int64, device=x.device)
-    powers = _powers(1 - tops)
-    for rows, segments in zip(torch.split(x, EXACT), torch.split(ids, EXACT), strict=True):
-        sums = x.new_zeros(LIMBS, size)
-        for block, at in zip(torch.split(rows, BLOCK), torch.split(segments, BLOCK), strict=True):
-            for limb, piece in zip(sums, _pieces(_scaled(block, powers, at)), strict=True):
-                limb.scatter_add_(0, at, piece)
-        limbs += sums.to(torch.int64)
-    return limbs
 
 
 def _pieces(x: Tensor) -> Iterator[Tensor]:
@@ -178,15 +226,6 @@ def _pieces(x: Tensor) -> Iterator[Tensor]:
         x, rest = rest.mul_(_BASE), x
 
 
-def _powers(limb: Tensor) -> tuple[Tensor, ...]:
-    """2^(30·limb) as its exact factors: two where it may be beyond float64, and what is multiplied is not."""
-    near = limb.clamp(-33, 33)
-    parts = (near,) if torch.equal(near, limb) else (near, limb - near)
-    return tuple(((part * BITS + 1023) << 52).view(torch.float64) for part in parts)
-
-
-def _scaled(number: Tensor, powers: tuple[Tensor, ...], at: Tensor | None = None) -> Tensor:
-    """The number times these powers, of which one is for all, or those at these places are."""
-    for power in powers:
-        number = number * (power if at is None or len(power) == 1 else power.index_select(0, at))
-    return number
+def _power(limb: Tensor) -> Tensor:
+    """2^(30·limb), exactly: tops of -33 to 35 keep it within float64."""
+    return ((limb * BITS + 1023) << 52).view(torch.float64)

@@ -15,7 +15,7 @@ from typing import Annotated, Any
 from cyclopts import App, CycloptsError, Parameter
 from cyclopts.validators import Number
 
-from attention_core.errors import FarolError, JobError
+from attention_core.errors import FarolError, JobError, nearest
 
 # Read by Prefect when it is imported: an own console without its log and its tracebacks, a patient start.
 QUIET = {
@@ -133,6 +133,20 @@ def check(job: Path, /, *, set: Sets = ()) -> None:
     where = f"{counted(len(opening.batches), 'batch')} of {counted(columns, 'column')}"
     show.out.print(f"{job} is right: {where}, {counted(len(opening.job.attention), 'rule')}", soft_wrap=True)
     show.out.print("adds: " + ", ".join(f"{n} ({t})" for n, t in opening.added().items()), soft_wrap=True)
+
+
+@app.command
+def kinds(kind: str | None = None, /) -> None:
+    """Lists the scores and the weights that a rule can name; with one of them, explains it."""
+    from attention_core.job import SCORES, WEIGHTS
+    from flows import show
+
+    if kind is None:
+        show.kinds({"score": SCORES, "weight": WEIGHTS})
+    elif kind in SCORES or kind in WEIGHTS:
+        show.explained(kind, {"score": SCORES.get(kind), "weight": WEIGHTS.get(kind)})
+    else:
+        raise JobError(f"{kind!r} is neither a score nor a weight{nearest(kind, [*SCORES, *WEIGHTS])}")
 
 
 @app.command

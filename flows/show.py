@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import inspect
 import sys
 import threading
 from collections.abc import Iterable, Mapping, Sequence
@@ -150,3 +151,33 @@ def _table(headers: Sequence[str], rows: Iterable[Sequence[str]], right_from: in
     for row in rows:
         drawn.add_row(*row)
     return drawn
+
+
+def kinds(families: Mapping[str, Mapping[str, type[Any]]]) -> None:
+    """A line for each kind: its word, and the first line of what its class says of it."""
+    for step, found in families.items():
+        listed = Table(title=f"{step}s", title_justify="left", box=None, padding=(0, 2, 0, 0), show_header=False)
+        for word, one in found.items():
+            listed.add_row(Text(word, style="bold"), Text(_lines(one)[0]))
+        out.print(listed)
+        out.print()
+    note("farol kinds softmax explains one; in a job file, score: {kind: threshold, above: 5}, or a bare word")
+
+
+def explained(word: str, found: Mapping[str, type[Any] | None]) -> None:
+    """All that the classes of this word say, and their parameters."""
+    for step, one in found.items():
+        if one is None:
+            continue
+        out.print(Text(f"{word} (a {step})", style="bold"))
+        for line in _lines(one):
+            out.print(f"  {line}" if line else "", soft_wrap=True)
+        fields = {n: f for n, f in one.model_fields.items() if n != "kind"}
+        for name, field in fields.items():
+            given = "needed" if field.is_required() else f"{field.default!r} unless given"
+            out.print(f"  - {name}: {given}", soft_wrap=True)
+        out.print()
+
+
+def _lines(kind: type[Any]) -> list[str]:
+    return (inspect.getdoc(kind) or "").splitlines()

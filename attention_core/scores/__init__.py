@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from attention_core.scores import expression, salience, selective, time
+from attention_core.scores import expression, rarity, salience, selective, similarity, time
 
-FAMILIES = (selective, salience, time, expression)
+FAMILIES = (selective, salience, rarity, time, similarity, expression)

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from attention_core.weights import gates, plain, simplex
+from attention_core.weights import gates, plain, robust, simplex
 
-FAMILIES = (plain, gates, simplex)
+FAMILIES = (plain, gates, robust, simplex)

@@ -27,3 +27,19 @@ class Step(Weight[None]):
     def __call__(self, rows: Rows, known: None) -> Tensor:
         above = torch.gt(rows.x, self.at, out=torch.empty_like(rows.x))
         return (1 - above).mul_(self.low).add_(above.mul_(self.high))  # exact, and three times faster than torch.where
+
+
+class Sigmoid(Weight[None]):
+    """1/(1 + exp(−(s − midpoint)/T)): a soft step from 0 to 1; it ends at 0 and 1 for scores that are far away.
+
+    midpoint: where the weight is 1/2. temperature: T > 0; small is steep. Both in the score's unit.
+    Source: the logistic function; scipy.special.expit.
+    """
+
+    kind: Literal["sigmoid"] = "sigmoid"
+    midpoint: float = Field(default=0.0, allow_inf_nan=False)
+    temperature: float = Field(default=1.0, gt=0, allow_inf_nan=False)
+
+    def __call__(self, rows: Rows, known: None) -> Tensor:
+        # an exp beyond float64 is inf, and its reciprocal 0; torch's sigmoid depends on where a row stands
+        return (rows.x - self.midpoint).div_(-self.temperature).exp_().add_(1).reciprocal_()

@@ -12,7 +12,9 @@ from torch import Tensor
 from attention_core.contract import Fit, Rows
 from attention_core.frozen import Frozen
 from attention_core.kinds import Weight
-from attention_core.questions import Extent
+from attention_core.questions import Extent, refused
+
+PRODUCTS = 64  # powers up to so many products: as good as exp(p·log s), and exact where that is not
 
 
 class Identity(Weight[None]):
@@ -63,3 +65,52 @@ class Exponential(Weight[None]):
 
     def __call__(self, rows: Rows, known: None) -> Tensor:
         return torch.exp(rows.x / self.half_life * math.log(2))  # torch's exp2 depends on where a row stands
+
+
+class Gaussian(Weight[None]):
+    """exp(−s²/(2·width²)): 1 at a score of 0, the same for s and −s, 0 far away.
+
+    width: the standard deviation of the bell, in the score's unit.
+    Source: kernel smoothing.
+    """
+
+    kind: Literal["gaussian"] = "gaussian"
+    width: float = Field(default=1.0, gt=0, allow_inf_nan=False)
+
+    def __call__(self, rows: Rows, known: None) -> Tensor:
+        return (rows.x / self.width).square_().mul_(-0.5).exp_()
+
+
+class Power(Weight[None]):
+    """s^p. 0^0 is 1; a power beyond float64 is infinite; a score that has no real power is an error.
+
+    exponent: p. A whole one takes negative scores, any other none; a negative one does not take 0.
+    """
+
+    kind: Literal["power"] = "power"
+    exponent: float = Field(allow_inf_nan=False)
+
+    def __call__(self, rows: Rows, known: None) -> Tensor:
+        p, x = self.exponent, rows.x
+        whole = p.is_integer()
+        if not whole:
+            refused(rows, x < 0, f"a negative score has no power {p}; mask it, or take a whole exponent")
+        if p < 0:
+            refused(rows, x == 0, f"a score of 0 has no power {p}; mask it")
+        # torch's pow depends on where a row stands
+        if (2 * p).is_integer() and abs(p) <= PRODUCTS:
+            root = x if whole else (x + 0.0).sqrt_()  # + 0.0: no root of −0.0
+            return _product(root if p >= 0 else 1 / root, int(abs(p if whole else 2 * p)))
+        size = x.abs().log_().mul_(p).exp_()
+        return size.mul_(x.sign()) if whole and p % 2 else size
+
+
+def _product(x: Tensor, times: int) -> Tensor:
+    """x^times, by squares."""
+    found = None
+    while times:
+        if times % 2:
+            found = x if found is None else found * x
+        times //= 2
+        x = x * x if times else x
+    return torch.ones_like(x) if found is None else found

@@ -258,7 +258,7 @@ SMALL = pl.DataFrame({"a": [1.0, 2.0], "b": [1.0, 2.0], "s": ["x", "y"], "l": [[
         ({"key": "a", "missing": math.nan}, "nan"),
         ({"key": "a", "weight": {"kind": "step", "high": math.nan}}, "nan"),
         ({"key": "a", "score": "zscor"}, "did you mean 'zscore'"),
-        ({"kee": "a"}, "did you mean 'key'"),
+        ({"kye": "a"}, "did you mean 'key'"),
         ({"key": "^a.*$"}, "pattern to Polars"),
         (expression("s")[0], "String, where a number"),
         (expression("s * a")[0], "arithmetic"),

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from attention_core.errors import JobError
+from attention_core.job import SCORES as CATALOGUE
 from attention_core.job import Job
 from attention_core.jobfile import load
 
@@ -37,7 +38,7 @@ expect:
 HEAD = "name: a\nsource: {path: b}\nsink: {path: c}\n"
 ONLY = "a job file holds `name:`, `source:`, `sink:` and `attention:`; this one does not"
 TOP = "name, source, sink, attention, expect, statistics, chunk_rows, workers, device"
-SCORES = "identity, threshold, zscore, recency, expression"
+SCORES = ", ".join(CATALOGUE)
 
 
 @pytest.fixture

@@ -2,27 +2,46 @@
 
 import math
 import random
+import tempfile
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
+import polars as pl
 import pytest
+import safetensors.torch
 import scipy.special
 import torch
 
 from attention_core import scores, weights
-from attention_core.adjust import Clip, Scale
+from attention_core.adjust import Clip, Keep, Scale, Share
 from attention_core.contract import Rows, conclude
 from attention_core.errors import DataError
 from attention_core.frozen import digest
 from attention_core.kinds import Score, Weight, catalogue
 
+FILES = tempfile.TemporaryDirectory()  # of what kinds name
+TRAINED = Path(FILES.name, "trained.safetensors")
+safetensors.torch.save_file(
+    {"W_k": torch.arange(12.0).sin().reshape(4, 3), "W_q": torch.eye(4)[:, :2].clone(), "v": torch.ones(4)}, TRAINED
+)
 EXAMPLES = {
     "threshold": {"above": 0.3},
+    "quantile": {"q": 0.3},
+    "top_k": {"k": 40},
     "expression": {"sql": "a + 1"},
+    "dot": {"query": [1.0, -0.3, 2.0]},
+    "scaled_dot": {"query": "centroid"},
+    "cosine": {"query": [1.0, -0.3, 2.0], "standardise": True},
+    "euclidean": {"query": "centroid", "standardise": True},
+    "additive": {"query": [0.5, -0.7], "parameters": str(TRAINED)},
     "exponential": {"half_life": 2.0},
+    "power": {"exponent": 2.3},
 }
 SCORES = catalogue(scores.FAMILIES, Score)
 WEIGHTS = catalogue(weights.FAMILIES, Weight)
 KINDS = [k(**EXAMPLES.get(n, {})) for table in (SCORES, WEIGHTS) for n, k in table.items()]
+KINDS += [Keep(top_k=40), Keep(top_p=0.6), Keep(min=0.5), Share()]
 KINDS += [Clip(low=0.1, high=0.5), *(Scale(**{f: 2.0}) for f in ("mean", "sum", "min", "max", "sum_at_most"))]
 
 
@@ -30,7 +49,12 @@ def ids_of(kinds):
     return [f"{type(k).__module__.rsplit('.')[-1]}.{type(k).__name__}{sorted(k.model_fields_set)}" for k in kinds]
 
 
-every_kind = pytest.mark.parametrize("kind", KINDS, ids=ids_of(KINDS))
+def ready(kind):
+    """The kind with the files that it names, if it names some."""
+    return kind.bound(pl.Array(pl.Float64, 3)) if getattr(kind, "vector", False) else kind
+
+
+every_kind = pytest.mark.parametrize("kind", [ready(k) for k in KINDS], ids=ids_of(KINDS))
 
 
 def tensor(xs):
@@ -44,8 +68,18 @@ def rows(n=3000, size=7, seed=0):
     return Rows(x, torch.rand(n, generator=g) > 0.1, torch.randint(0, size, (n,), generator=g), size)
 
 
+def seen(kind, r):
+    """The rows as the kind takes them: numbers, vectors, or values of any type."""
+    if getattr(kind, "vector", False):
+        return replace(r, x=torch.stack([r.x, r.x.sin() - 0.3, 1 - r.x * r.x], 1))
+    if getattr(kind, "counts", False):
+        return replace(r, column=pl.Series((r.x * 30).long().tolist(), dtype=pl.Int64))
+    return r
+
+
 def take(r, i):
-    return Rows(r.x[i], None if r.ok is None else r.ok[i], None if r.ids is None else r.ids[i], r.size)
+    ok, ids, column = (None if v is None else v[i] for v in (r.ok, r.ids, r.column))
+    return Rows(r.x[i], ok, ids, r.size, r.start + (i.start or 0), column)
 
 
 def fitted(kind, pieces):
@@ -63,7 +97,7 @@ def fitted(kind, pieces):
 
 @every_kind
 def test_no_cut_and_no_order_shows(kind):
-    r = rows()
+    r = seen(kind, rows())
     want = fitted(kind, [r])
     rnd = random.Random(1)
     for k in (2, 5, 17):
@@ -76,7 +110,7 @@ def test_no_cut_and_no_order_shows(kind):
 @every_kind
 @pytest.mark.parametrize("step", [1, 7, 997])
 def test_a_row_is_the_same_wherever_it_stands(kind, step):
-    r = rows(1000 if step == 1 else 3000)
+    r = seen(kind, rows(1000 if step == 1 else 3000))
     known = fitted(kind, [r])
     whole = kind(r, known)
     parts = torch.cat([kind(take(r, slice(i, i + step)), known) for i in range(0, len(r.x), step)])
@@ -85,18 +119,18 @@ def test_a_row_is_the_same_wherever_it_stands(kind, step):
 
 @every_kind
 def test_a_group_equals_a_table_of_its_own(kind):
-    r = rows()
+    r = seen(kind, rows())
     whole = kind(r, fitted(kind, [r]))
     for g in range(r.size):
         here = r.ids == g
-        own = Rows(r.x[here], r.ok[here])
+        own = Rows(r.x[here], r.ok[here], column=None if r.column is None else r.column.filter(here.numpy()))
         assert torch.equal(kind(own, fitted(kind, [own]))[own.ok], whole[here][own.ok])
 
 
 @every_kind
 def test_threads_do_not_show(kind):
     before = torch.get_num_threads()
-    r = rows(200_000)
+    r = seen(kind, rows(200_000))
     try:
         found = []
         for n in (1, 2):
@@ -108,7 +142,7 @@ def test_threads_do_not_show(kind):
     assert found[0][0] == found[1][0] and torch.equal(found[0][1], found[1][1])
 
 
-@every_kind
+@pytest.mark.parametrize("kind", KINDS, ids=ids_of(KINDS))
 def test_its_config_survives_json_and_says_what_it_is(kind):
     assert type(kind).model_validate_json(kind.model_dump_json(exclude_unset=True)) == kind
     assert type(kind).__doc__
@@ -117,7 +151,7 @@ def test_its_config_survives_json_and_says_what_it_is(kind):
 @every_kind
 @pytest.mark.parametrize("n", [0, 1])
 def test_empty_and_one_row(kind, n):
-    r = Rows(torch.full((n,), 0.7, dtype=torch.float64))
+    r = seen(kind, Rows(torch.full((n,), 0.7, dtype=torch.float64)))
     out = kind(r, fitted(kind, [r]))
     assert out.shape == (n,) and bool(torch.isfinite(out).all())
 

@@ -1,0 +1,166 @@
+"""Step 3: what the weights do to the values. Multiplied row by row, or pooled: one row for each segment."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from functools import reduce
+from typing import Literal, Self
+
+import polars as pl
+import pyarrow as pa
+import torch
+from pydantic import model_validator
+from torch import Tensor
+
+from attention_core.columns import Numbers, numbers, series, vectors
+from attention_core.errors import DataError
+from attention_core.frozen import Frozen
+from attention_core.sums import Adding
+
+CPU = torch.device("cpu")
+INFINITE = "an infinite value has no place in a pool; mask it or leave it out"
+
+
+class AtLeast(Frozen):
+    """The smallest weight that a row needs to stay."""
+
+    min: float
+
+
+class Apply(Frozen):
+    """What is done with the weights beside multiplying; exactly one of:
+
+    filter: as multiply, and only the rows whose weight is at least `min`; null and NaN drop out.
+    pool: one row for each segment; sum gives Σw·v, mean Σw·v/Σw. Missing values are left out of both sums.
+    """
+
+    filter: AtLeast | None = None
+    pool: Literal["sum", "mean"] | None = None
+
+    @model_validator(mode="after")
+    def _one(self) -> Self:
+        if (self.filter is None) == (self.pool is None):
+            raise ValueError("needs exactly one of filter, pool")
+        return self
+
+
+def multiplied(value: pl.Series, weight: Tensor, there: Tensor | None, name: str) -> pl.Series:
+    """v·w for each row; of an Array, each component times its row's weight. A null stays null."""
+    if isinstance(value.dtype, pl.Array):
+        return _vectors_multiplied(value, weight, there, name)
+    found = numbers(value)
+    return product(found, weight, there, name, value.dtype)
+
+
+def product(value: Numbers, weight: Tensor, there: Tensor | None, name: str, dtype: pl.DataType) -> pl.Series:
+    """v·w (n,) as a column of the type that a weighted value of this type has."""
+    found = value.x.to(weight.device) * weight
+    single = column_type(dtype) == pl.Float32
+    return series(name, found.float() if single else found, every(value.there, there), column_type(dtype))
+
+
+def _vectors_multiplied(value: pl.Series, weight: Tensor, there: Tensor | None, name: str) -> pl.Series:
+    assert isinstance(value.dtype, pl.Array)
+    d = value.dtype.size
+    array = value.to_arrow()
+    flat = pl.Series(array.values.slice(array.offset * d, len(value) * d), dtype=value.dtype.inner)
+    flat = product(numbers(flat), weight.repeat_interleave(d), None, name, flat.dtype)
+    null = value.is_null() if there is None else value.is_null() | ~pl.Series(there.tolist(), dtype=pl.Boolean)
+    arrow = pa.FixedSizeListArray.from_arrays(flat.to_arrow(), d, mask=null.to_arrow() if null.any() else None)
+    return pl.Series(name, arrow, dtype=column_type(value.dtype))
+
+
+def column_type(value: pl.DataType) -> pl.DataType:
+    """The type of a weighted value."""
+    if isinstance(value, pl.List):
+        return pl.List(column_type(inner(value)))
+    if isinstance(value, pl.Array):
+        found = value.inner
+        return pl.Array(column_type(found() if isinstance(found, type) else found), value.size)
+    return pl.Float32() if value in (pl.Float32, pl.Float16) else pl.Float64()
+
+
+def inner(dtype: pl.DataType) -> pl.DataType:
+    """The type of a List's elements; of any other type, itself."""
+    if not isinstance(dtype, pl.List):
+        return dtype
+    found = dtype.inner
+    return found() if isinstance(found, type) else found
+
+
+def every(*masks: Tensor | None) -> Tensor | None:
+    """(n,) bool: where all of these are true; None: everywhere."""
+    given = [m for m in masks if m is not None]
+    return reduce(lambda a, b: a & b.to(a.device), given) if given else None
+
+
+class Pools:
+    """Adds rows to the pools of (size,) segments: all rows, Σw of the keys that are not missing, Σw·v of each value.
+
+    One for all parts: rows may come in any order, from several threads.
+    """
+
+    def __init__(self, size: int, dtypes: Sequence[pl.DataType]) -> None:
+        self.dtypes, self.lock = tuple(dtypes), threading.Lock()
+        self.rows = torch.zeros(size, dtype=torch.int64)
+        self.weights = Adding((size,), CPU)
+        self.there = torch.zeros(len(dtypes), size, dtype=torch.int64)
+        self.of = [Adding((size,), CPU) for _ in dtypes]
+        shapes = [(size, t.size) if isinstance(t, pl.Array) else (size,) for t in dtypes]
+        self.products = [Adding(shape, CPU) for shape in shapes]
+
+    def add(self, columns: Sequence[pl.Series], weight: Tensor, ok: Tensor | None, ids: Tensor | None) -> None:
+        """Rows with their weights (n,). ok: (n,) bool, the keys that are not missing; ids: (n,) int64, the segments."""
+        at = torch.zeros(len(weight), dtype=torch.int64) if ids is None else ids.cpu()
+        w, ok = weight.cpu(), None if ok is None else ok.cpu()
+        found = [vectors(c) if isinstance(c.dtype, pl.Array) else numbers(c) for c in columns]
+        there = [every(ok, f.ok) for f in found]
+        products = [_finite(_only(f.x, t) * _like(_only(w, t), f.x)) for f, t in zip(found, there, strict=True)]
+        known = _finite(_only(w, ok))
+        with self.lock:  # nothing fails from here on
+            self.rows += torch.bincount(at, minlength=len(self.rows))
+            self.weights.add(known, _only(at, ok))
+            for i, (product, mask) in enumerate(zip(products, there, strict=True)):
+                here = _only(at, mask)
+                self.there[i] += torch.bincount(here, minlength=len(self.rows))
+                self.products[i].add(product, here)
+                self.of[i].add(_only(w, mask), here)
+
+    def columns(self, how: str, names: Sequence[str]) -> list[pl.Series]:
+        """The table's columns beside the segments' own: rows, weight_sum, and each value; null where none is there."""
+        weight_sum = self.weights.sums().value()
+        found = [series("rows", self.rows, None, pl.Int64()), series("weight_sum", weight_sum, None, pl.Float64())]
+        for i, (name, dtype) in enumerate(zip(names, self.dtypes, strict=True)):
+            total, there = self.products[i].sums().value(), self.there[i] > 0
+            if how == "mean":
+                weights = self.of[i].sums().value()
+                total, there = total / _like(weights, total), there & (weights != 0)
+            found.append(_typed(total, there, name, column_type(dtype)))
+        return found
+
+
+def _only(rows: Tensor, there: Tensor | None) -> Tensor:
+    return rows if there is None else rows[there]
+
+
+def _like(weight: Tensor, x: Tensor) -> Tensor:
+    return weight if x.ndim == 1 else weight[:, None]
+
+
+def _finite(x: Tensor) -> Tensor:
+    if x.numel() and not bool(torch.isfinite(x.aminmax().min + x.aminmax().max)):
+        raise DataError(INFINITE)
+    return x
+
+
+def _typed(x: Tensor, there: Tensor, name: str, dtype: pl.DataType) -> pl.Series:
+    if not isinstance(dtype, pl.Array):
+        return series(name, x.float() if dtype == pl.Float32 else x, there, dtype)
+    size, d = x.shape
+    flat = series(name, x.reshape(-1), None, pl.Float64())
+    null = None if bool(there.all()) else pa.array((~there).tolist())
+    inner_type = dtype.inner() if isinstance(dtype.inner, type) else dtype.inner
+    return pl.Series(
+        name, pa.FixedSizeListArray.from_arrays(flat.cast(inner_type).to_arrow(), d, mask=null), dtype=dtype
+    )
