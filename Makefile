@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN = .venv/bin
 
-.PHONY: demo test lint bench
+.PHONY: demo test lint bench story
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -24,3 +24,11 @@ lint: .venv/installed
 
 bench: .venv/installed
 	$(BIN)/python -m tests.benchmarks.run
+
+.venv/story: .venv/installed
+	$(BIN)/pip install --quiet -c constraints.txt -e ".[story]"
+	touch $@
+
+story: .venv/story
+	$(BIN)/python data/delays/story.py
+	$(BIN)/python data/flights/sample_weights.py
