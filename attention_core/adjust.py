@@ -13,7 +13,7 @@ from attention_core.contract import Fit, Kind, Rows, nothing
 from attention_core.errors import DataError
 from attention_core.frozen import Frozen
 from attention_core.questions import Count, Extent, Sum, both, parts
-from attention_core.selection import Cut, nucleus, top
+from attention_core.selection import MOST, Cut, nucleus, top
 
 
 class Keep(Kind[Cut | None]):
@@ -44,7 +44,7 @@ class Keep(Kind[Cut | None]):
         return None if self.top_p is None else (yield from nucleus(self.top_p))
 
     def _many(self, n: Tensor) -> Tensor:
-        return torch.full_like(n, self.top_k or 0)
+        return n.clamp(max=min(self.top_k or 0, MOST))
 
     def __call__(self, rows: Rows, known: Cut | None) -> Tensor:
         kept = rows.x >= float(self.min or 0) if known is None else known.within(rows)

@@ -19,6 +19,7 @@ from attention_core.frozen import Frozen
 from attention_core.sums import Adding
 
 CPU = torch.device("cpu")
+POOL_COLUMNS = ("rows", "weight_sum")  # of every table, beside its segments and its values
 INFINITE = "an infinite value has no place in a pool; mask it or leave it out"
 
 
@@ -149,7 +150,7 @@ def _like(weight: Tensor, x: Tensor) -> Tensor:
 
 
 def _finite(x: Tensor) -> Tensor:
-    if x.numel() and not bool(torch.isfinite(x.aminmax().min + x.aminmax().max)):
+    if not bool(torch.isfinite(x).all()):
         raise DataError(INFINITE)
     return x
 

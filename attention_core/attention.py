@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -12,7 +13,7 @@ import polars as pl
 import torch
 from torch import Tensor
 
-from attention_core.apply import Pools, column_type, inner
+from attention_core.apply import POOL_COLUMNS, Pools, column_type, inner
 from attention_core.columns import ONE, Segments, places, segments, union
 from attention_core.contract import conclude, together
 from attention_core.devices import CPU, halving, moved, rows_at_once
@@ -25,6 +26,8 @@ from attention_core.jobfile import checked
 APPLY_ROWS = 1 << 17
 MOST_NUMBERS = 1 << 22  # of a vector column at once
 POSITION_BITS = 40  # for the row; the batch's place in dataset order stands above them
+UNSAFE = re.compile(r"^\.|[/\\\x00-\x1f]")  # in the name of a file
+LONGEST_NAME = 200  # in bytes; file systems take 255 with what Farol adds
 FIT_ROWS = 1 << 20  # of groups: every chunk's state of all its segments is merged
 
 
@@ -335,6 +338,7 @@ def resolved(rules: Sequence[Rule], schema: Mapping[str, pl.DataType]) -> tuple[
         except JobError as error:
             raise error.under("attention", i) from None
         for head in found:
+            _refuse_table(head, heads, i)
             heads.append(head)
             for name in (n for n in head.adds() if head.adds().count(n) > 1):
                 fix = 'rename with {value} or {key} in it, as weighted: "{value}_late", keeps them apart'
@@ -345,6 +349,26 @@ def resolved(rules: Sequence[Rule], schema: Mapping[str, pl.DataType]) -> tuple[
                     raise JobError(f"there is a column {name!r} already; {fix}", ("attention", i))
                 schema[name] = dtype
     return tuple(heads)
+
+
+def _refuse_table(head: Head, above: Sequence[Head], i: int) -> None:
+    """Refuses a table that could not be written: two of its columns, or two tables, would be called the same."""
+    if not pooling([head]):
+        return
+    if head.rule in (other.rule for other in pooling(above)):
+        raise JobError(f"a rule above that pools is called {head.rule!r} too; name one of them anew", ("attention", i))
+    if UNSAFE.search(head.rule) or len(head.rule.encode()) > LONGEST_NAME:
+        what = f"{head.rule!r} cannot be the name of a file, which its table becomes"
+        raise JobError(f"{what}; give the rule a name of letters and digits", ("attention", i))
+    groups = head.over if isinstance(head.over, tuple) else ("batch",) if head.over == "batch" else ()
+    taken = [*groups, *POOL_COLUMNS]
+    for column in (c for c in taken if taken.count(c) > 1):
+        what = f"the table has a column {column!r} of its own, and cannot be grouped by one"
+        raise JobError(f"{what}; rename the column in the source", ("attention", i, "over"))
+    taken += [name for _, name, _ in head.values]
+    for name in (n for n in taken if taken.count(n) > 1):
+        fix = 'name each value once, or rename: {weighted: "{value}_late"} on the rule'
+        raise JobError(f"two columns of the table would be called {name!r}; {fix}", ("attention", i))
 
 
 def types(head: Head, schema: Mapping[str, pl.DataType]) -> dict[str, pl.DataType]:

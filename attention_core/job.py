@@ -223,6 +223,9 @@ class Rule(Frozen):
             if not (one.is_numeric() or one == pl.Boolean):
                 advice = "name another value, or apply: weights"
                 raise self._wrong("value", f"{value!r} is {schema[value]} and cannot be multiplied; {advice}")
+        for where, columns in (("key", keys), ("value", values)):
+            for column in (c for c in columns if _width(schema[c]) == 0):
+                raise self._wrong(where, f"{column!r} is {schema[column]}, a vector of no components; name another")
         named = (None,) if self.score.vector and len(keys) > 1 else keys or (None,)
         names = tuple(self._weight_name(key, several) for key in named)
         if self.pools() and over == "row" and not lists:

@@ -48,7 +48,8 @@ class Score(Kind[K]):
             return self
         if isinstance(dtype, pl.List):
             raise ValueError(f"{self.word} looks at the elements of a List among themselves; say over: row")
-        raise ValueError(f"{self.word} scores numbers, and this column is {dtype}")
+        other = "dot or cosine takes a vector" if isinstance(dtype, pl.Array) else "rarity takes any type that groups"
+        raise ValueError(f"{self.word} scores numbers, and this column is {dtype}; {other}")
 
 
 class Weight(Kind[K]):

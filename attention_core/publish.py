@@ -33,9 +33,14 @@ class Place:
     def output(self, name: str) -> Path:
         return self.sink / name
 
+    @property
+    def pooled(self) -> Path:
+        """The folder of the tables of rules that pool."""
+        return self.sink.with_name(f"{self.sink.name}.pooled")
+
     def table(self, rule: str) -> Path:
         """The table of a rule that pools."""
-        return self.sink.with_name(f"{self.sink.name}.pooled") / f"{rule}.parquet"
+        return self.pooled / f"{rule}.parquet"
 
     def staged_table(self, rule: str) -> Path:
         return self.work / "staging" / ".pooled" / f"{rule}.staged"

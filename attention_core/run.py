@@ -192,15 +192,15 @@ class Run:
             other,
             self.place.journal.is_file(),
             self._strange([b.name for b, f in zip(self.batches, footers, strict=True) if f is None], gone, seen),
-            self._stale_tables(entries, seen),
+            self._stale_tables(entries, footers),
         )
 
-    def _stale_tables(self, entries: Sequence[Entry], inputs: Mapping[str, Fingerprint]) -> tuple[str, ...]:
+    def _stale_tables(self, entries: Sequence[Entry], footers: Sequence[Footer | None]) -> tuple[str, ...]:
         """The rules whose table is not there, or of other rows: any change reads all batches again."""
         rules = [head.rule for head in pooling(self.heads)]
         if not all(entry.status == "done" for entry in entries):
             return tuple(rules)
-        wanted = self.pools(inputs) if rules else ""
+        wanted = self.pools({f.name: f.input for f in footers if f is not None}) if rules else ""
         return tuple(rule for rule in rules if pooled_of(self.place.table(rule)) != wanted)
 
     def pools(self, inputs: Mapping[str, Fingerprint]) -> str:
@@ -371,7 +371,9 @@ class Run:
         there = [n for n in new if self.place.output(n).exists()]
         if self.job.sink.gone == "remove":
             there += [n for n in gone if Footer.read(self.place.output(n)) is None]
-        return tuple(n for n in there if n not in seen)
+        tables = [self.place.table(head.rule) for head in pooling(self.heads)]
+        foreign = tuple(str(t) for t in tables if t.exists() and not pooled_of(t))
+        return tuple(n for n in there if n not in seen) + foreign
 
     def _output_schema(self) -> dict[str, pl.DataType]:
         every = dict(self.own) | self.added()
@@ -583,12 +585,21 @@ def _apart(job: Job, place: Place) -> None:
     sink, work = place.sink.resolve(), place.work.resolve()
     if sink in (work, *work.parents) or work in sink.parents:
         raise JobError(f"{place.work} and the sink lie in each other; name a folder beside it", ("sink", "work"))
+    pooled, tables = place.pooled.resolve(), any(rule.pools() for rule in job.attention)
+    if tables and (work in (pooled, *pooled.parents) or pooled in work.parents):
+        raise JobError(f"the tables go to {pooled}, which the work folder shares; name another", ("sink", "work"))
+    if tables and pooled.exists() and not pooled.is_dir():
+        raise JobError(f"{place.pooled} is a file, where the tables go; move it away", ("sink", "path"))
     for path in job.source.paths():
         source = batches.searched(path).resolve()
         if source in (sink, *sink.parents):
             raise JobError(f"{place.sink} lies inside the source; name a folder beside it", ("sink", "path"))
         if source in (work, *work.parents):
             raise JobError(f"{place.work} lies inside the source; name a folder beside it", ("sink", "work"))
+        if tables and (source in (pooled, *pooled.parents) or pooled in source.parents):
+            raise JobError(
+                f"the tables go to {pooled}, which lies inside the source; name another sink", ("sink", "path")
+            )
         if sink in source.parents:
             raise JobError(f"{place.sink} lies around the source; name a folder beside it", ("sink", "path"))
 
@@ -628,10 +639,11 @@ def sample(run: Run, rows: int) -> tuple[pl.DataFrame, bool]:
     """
     reads = {c for head in run.heads for c in head.reads()}
     looked_at = [*(c for c in run.columns if c in reads), *run.added()]
+    few = not run.asks and all(head.least is None for head in run.heads)  # a filter may drop the first rows
     for batch in run.batches:
-        look = Look(run.heads, None if run.asks else max(rows, 1))
+        look = Look(run.heads, max(rows, 1) if few else None)
         statistics = fit(look, lambda work, batch=batch: [work(batch)])  # type: ignore[misc]
         for _, chunk in look.attended(batch, run.heads, statistics):
-            shown = chunk[looked_at].head(rows)
+            shown = kept(run.heads, chunk)[looked_at].head(rows)
             return shown, len(run.batches) == 1 or not run.asks
     return pl.DataFrame(schema={c: t for c, t in {**run.columns, **run.added()}.items() if c in looked_at}), True

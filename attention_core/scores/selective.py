@@ -13,7 +13,7 @@ from torch import Tensor
 
 from attention_core.contract import Fit, Rows
 from attention_core.kinds import Score
-from attention_core.selection import Cut, quantile, top
+from attention_core.selection import MOST, Cut, quantile, top
 
 
 class Identity(Score[None]):
@@ -108,7 +108,7 @@ class TopK(Score[Cut]):
 
     def _many(self, n: Tensor) -> Tensor:
         if self.k is not None:
-            return torch.full_like(n, self.k)
+            return n.clamp(max=min(self.k, MOST))
         share = Fraction(repr(self.fraction))  # in floats, 0.07 of 100 is more than 7
         many = [-(-count * share.numerator // share.denominator) for count in n.tolist()]
         return torch.tensor(many, dtype=torch.int64, device=n.device)

@@ -181,7 +181,7 @@ class Similarity(Score[Where | None]):
                 query = self.query.of(frame)
             case _:
                 return None
-        given = query.dtype.size if isinstance(query.dtype, pl.Array) else None
+        given = query.dtype.size if isinstance(query.dtype, pl.Array) else None if query.dtype == pl.List else 1
         if given is not None and self._length not in (None, given):
             raise ValueError(f"the query has {given} components, where {self._length} are wanted")
         return query
@@ -199,6 +199,8 @@ class Similarity(Score[Where | None]):
     def __call__(self, rows: Rows, known: Where | None) -> Tensor:
         if not (len(rows.x) if rows.ok is None else bool(rows.ok.any())):
             return rows.x.new_zeros(len(rows.x))  # lists that are all null do not say how long they are
+        if known is not None and known.centroid is not None and not known.centroid.numel():
+            return rows.x.new_zeros(len(rows.x))  # nor do keys of which none taught
         key, query = rows.x, self._asked(rows, known)
         for_key, for_query = self.lengths(key.shape[1])
         _same("a key", key.shape[1], for_key)

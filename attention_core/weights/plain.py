@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Literal, Self
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from attention_core.contract import Fit, Rows
@@ -42,6 +42,12 @@ class Linear(Weight[Between]):
     kind: Literal["linear"] = "linear"
     low: float = 0.0
     high: float = 1.0
+
+    @model_validator(mode="after")
+    def _within_reach(self) -> Self:
+        if not math.isfinite(self.high - self.low):
+            raise ValueError(f"from {self.low:g} to {self.high:g} is farther than a number goes; bring them closer")
+        return self
 
     def fit(self) -> Fit[Between]:
         extent = yield Extent()

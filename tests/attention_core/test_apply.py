@@ -1,6 +1,7 @@
 """Filters and pools: against Polars' own group_by, the same bits in any cut, and what a run publishes of them."""
 
 import math
+import shutil
 
 import numpy as np
 import polars as pl
@@ -10,7 +11,7 @@ from polars.testing import assert_frame_equal
 
 from attention_core.attention import attend, pooled
 from attention_core.errors import DataError, JobError
-from attention_core.run import run
+from attention_core.run import opened, run, sample
 from attention_core.sums import Sums
 
 BY_G = {"group": ["g"]}
@@ -94,6 +95,12 @@ def test_an_infinite_value_is_refused():
         pooled(f, [{"name": "p", "key": "x", "value": "v", "apply": "pool"}])
 
 
+def test_the_largest_numbers_are_not_infinite():
+    f = pl.DataFrame({"x": [1.0, 1.0], "v": [1e308, 1e308]})
+    rule = {"name": "p", "key": "x", "value": "v", "apply": {"pool": "mean"}, "weight": "softmax"}
+    assert pooled(f, [rule])["p"]["v_pooled"].to_list() == [1e308]
+
+
 def test_over_a_row_a_list_is_pooled_in_place():
     f = pl.DataFrame({"k": [[1.0, 2.0], [], None, [3.0, None]], "v": [[10.0, 20.0], [], None, [5.0, 6.0]]})
     got = attend(f, [{"key": "k", "value": "v", "over": "row", "weight": "proportional", "apply": "pool"}])
@@ -120,6 +127,15 @@ def test_a_filter_drops_rows_after_all_rules():
     assert got["n_weight"].to_list() == [0.5, 1.0]  # among all rows, not only those that stay
 
 
+def test_a_preview_drops_what_a_run_drops(tmp_path):
+    path = job(tmp_path, [0, 200])
+    path.write_text(JOB.split("attention:")[0] + "attention: [{key: f, apply: {filter: {min: 1}}}]")
+    run(path)
+    shown, whole = sample(opened(path), 3)
+    written = pl.read_parquet(tmp_path / "out" / "0.parquet")
+    assert whole and shown.equals(written[shown.columns][:3]) and shown.height == 3
+
+
 @pytest.mark.parametrize(
     ("wrong", "says"),
     [
@@ -129,12 +145,34 @@ def test_a_filter_drops_rows_after_all_rules():
         ({"name": "r", "key": ["a", "b"], "over": "row", "apply": "pool"}, "no pool"),
         ({"key": "a", "apply": {"pool": "median"}}, "sum or mean"),
         ({"key": "a", "apply": {"filter": {}}}, "missing"),
+        ({"key": "a", "value": ["b", "b"], "apply": "pool"}, "table would be called 'b_pooled'"),
+        ({"key": "a", "apply": "pool", "rename": {"weighted": "rows"}}, "table would be called 'rows'"),
+        ({"key": "a", "apply": "pool", "over": {"group": ["rows"]}}, "a column 'rows' of its own"),
+        ({"key": "a", "value": "none", "apply": "pool"}, "no components"),
+        ({"key": "a", "value": "none"}, "no components"),
     ],
 )
 def test_what_has_no_meaning_is_refused(wrong, says):
-    f = pl.DataFrame({"a": [1.0], "b": [2.0], "l": [[1.0]]})
+    none = pl.Series([[]], dtype=pl.Array(pl.Float64, 0))
+    f = pl.DataFrame({"a": [1.0], "b": [2.0], "l": [[1.0]], "rows": [1], "none": none})
     with pytest.raises(JobError, match=says):
         attend(f, [wrong])
+
+
+@pytest.mark.parametrize("name", ["a/b", "../b", "/b", "..", ".b", "a\\b", "a\nb", "b" * 250])
+def test_a_table_is_named_as_a_file_can_be(name):
+    f = pl.DataFrame({"a": [1.0], "a/b": [2.0]})
+    with pytest.raises(JobError, match="name of a file"):
+        pooled(f, [{"name": name, "key": "a", "apply": "pool"}])
+    with pytest.raises(JobError, match="give the rule a name"):
+        pooled(f, [{"key": "a/b", "apply": "pool"}])
+    assert f"{name}_weight" in attend(f, [{"name": name, "key": "a"}]).columns
+
+
+def test_two_tables_of_one_name_are_refused():
+    rules = [{"key": ["a"], "apply": "pool"}, {"key": ["a"], "apply": "pool", "rename": {"weight": "w"}}]
+    with pytest.raises(JobError, match="a rule above that pools is called 'a' too"):
+        pooled(pl.DataFrame({"a": [1.0]}), rules)
 
 
 JOB = """
@@ -182,6 +220,34 @@ def test_a_table_is_made_again_when_a_batch_changed_or_it_is_gone(tmp_path):
     run(path)
     whole = pl.concat([frame(100, seed=5), frame(200)[100:]])
     assert pl.read_parquet(table).equals(pooled(whole, rules_of_the_job())["routes"])
+
+
+def test_a_table_stands_without_the_work_folder(tmp_path):
+    path = job(tmp_path, [0, 100, 200])
+    path.write_text(JOB.replace("softmax", "sigmoid"))  # which asks nothing
+    run(path)
+    shutil.rmtree(tmp_path / "out.farol")
+    assert run(path).plan.nothing
+    (tmp_path / "out.pooled" / "routes.parquet").unlink()
+    assert run(path).plan.tables == ("routes",)
+
+
+def test_a_table_replaces_nothing_that_is_not_farols(tmp_path):
+    path = job(tmp_path, [0, 200])
+    table = tmp_path / "out.pooled" / "routes.parquet"
+    table.parent.mkdir()
+    frame(3).write_parquet(table)
+    with pytest.raises(JobError, match="not written by Farol"):
+        run(path)
+    for entry in ("source.path", "sink.work"):
+        with pytest.raises(JobError, match="the tables go to"):
+            run(path, [f"{entry}={table.parent}"])
+    assert pl.read_parquet(table).equals(frame(3))
+    table.rename(tmp_path / "elsewhere")
+    table.parent.rmdir()
+    table.parent.write_text("a file")
+    with pytest.raises(JobError, match="is a file, where the tables go"):
+        run(path)
 
 
 def test_the_sum_of_vectors_is_that_of_its_components():

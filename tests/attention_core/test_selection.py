@@ -411,6 +411,12 @@ def test_keep_and_fit_count_the_rows_that_taught():
     assert weights({"score": {"kind": "top_k", "k": 2}, "fit": "t"}, frame) == [1, 0, 1, 1]
 
 
+def test_more_than_any_count_is_all():
+    frame = pl.DataFrame({"x": [5.0, 1.0]})
+    assert weights({"score": {"kind": "top_k", "k": 1 << 70}}, frame) == [1, 1]
+    assert weights({"keep": {"top_k": 1 << 70}}, frame) == [5, 1]
+
+
 @pytest.mark.parametrize("keep", [{}, {"top_k": 1, "min": 2}, {"top_k": None}])
 def test_keep_is_one_thing(keep):
     with pytest.raises(JobError, match="needs exactly one of top_k, top_p, min"):

@@ -175,6 +175,17 @@ def test_cosine_of_a_vector_with_itself_is_one():
     assert max(bound) <= 1.0
 
 
+@pytest.mark.parametrize("score", [{"query": "centroid"}, {"query": QUERY, "standardise": True}], ids=str)
+@pytest.mark.parametrize("over", ["dataset", {"group": ["g"]}], ids=str)
+def test_where_no_key_taught_there_is_no_weight(score, over):
+    assert weights(frame(4), {"kind": "dot", **score}, over=over, fit="g > 9") == [None] * 4
+
+
+def test_a_number_is_no_query_of_a_longer_key():
+    with pytest.raises(JobError, match="the query has 1 components, where 5 are wanted"):
+        attend(frame(4), [{"key": "e", "score": {"kind": "dot", "query": {"column": "id"}}, "apply": "weights"}])
+
+
 def test_infinite_components():
     f = pl.DataFrame({"a": [math.inf, 1.0], "b": [1.0, 1.0]})
     assert weights(f, {"kind": "dot", "query": [1.0, 1.0]}, key=["a", "b"]) == [math.inf, 2.0]

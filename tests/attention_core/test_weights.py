@@ -289,3 +289,8 @@ def test_entmax_ends_whatever_the_numbers(alpha):
         g = np.random.default_rng(seed)
         z = -np.exp(g.uniform(-80, 10, g.integers(1, 400)))
         assert passes(WEIGHTS["entmax"](alpha=alpha), Rows(tensor(z))) <= 2 + 53 * math.log(2) / math.log(5) + 4
+
+
+def test_a_range_beyond_float64_is_refused():
+    with pytest.raises(ValidationError, match="farther than a number goes"):
+        WEIGHTS["linear"](low=-1e308, high=1e308)
