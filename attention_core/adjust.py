@@ -16,6 +16,12 @@ from attention_core.questions import Count, Extent, Sum, both, parts
 from attention_core.selection import MOST, Cut, nucleus, top
 
 
+def _exactly_one(kind: Frozen) -> None:
+    """Refuses all but one entry, and one that is null."""
+    if len(kind.model_fields_set) != 1 or None in kind.model_dump(include=kind.model_fields_set).values():
+        raise ValueError(f"needs exactly one of {', '.join(type(kind).model_fields)}")
+
+
 class Keep(Kind[Cut | None]):
     """Weights of what is kept; the others become 0. What is kept is exactly one of:
 
@@ -34,8 +40,7 @@ class Keep(Kind[Cut | None]):
 
     @model_validator(mode="after")
     def _one(self) -> Self:
-        if len(self.model_fields_set) != 1 or None in self.model_dump(include=self.model_fields_set).values():
-            raise ValueError("needs exactly one of top_k, top_p, min")
+        _exactly_one(self)
         return self
 
     def fit(self) -> Fit[Cut | None]:
@@ -101,8 +106,7 @@ class Scale(Kind[Factor]):
 
     @model_validator(mode="after")
     def _one(self) -> Self:
-        if len(self.model_fields_set) != 1 or None in self.model_dump(include=self.model_fields_set).values():
-            raise ValueError("needs exactly one of mean, sum, min, max, sum_at_most")
+        _exactly_one(self)
         return self
 
     def fit(self) -> Fit[Factor]:

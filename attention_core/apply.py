@@ -8,17 +8,17 @@ from functools import reduce
 from typing import Literal, Self
 
 import polars as pl
-import pyarrow as pa
 import torch
 from pydantic import model_validator
 from torch import Tensor
 
-from attention_core.columns import Numbers, numbers, series, vectors
-from attention_core.errors import DataError
+from attention_core.columns import Numbers, arrayed, booleans, components, numbers, series, vectors
+from attention_core.contract import only
+from attention_core.devices import CPU
 from attention_core.frozen import Frozen
+from attention_core.questions import finite
 from attention_core.sums import Adding
 
-CPU = torch.device("cpu")
 POOL_COLUMNS = ("rows", "weight_sum")  # of every table, beside its segments and its values
 INFINITE = "an infinite value has no place in a pool; mask it or leave it out"
 
@@ -62,14 +62,11 @@ def product(value: Numbers, weight: Tensor, there: Tensor | None, name: str, dty
 
 
 def _vectors_multiplied(value: pl.Series, weight: Tensor, there: Tensor | None, name: str) -> pl.Series:
-    assert isinstance(value.dtype, pl.Array)
-    d = value.dtype.size
-    array = value.to_arrow()
-    flat = pl.Series(array.values.slice(array.offset * d, len(value) * d), dtype=value.dtype.inner)
-    flat = product(numbers(flat), weight.repeat_interleave(d), None, name, flat.dtype)
-    null = value.is_null() if there is None else value.is_null() | ~pl.Series(there.tolist(), dtype=pl.Boolean)
-    arrow = pa.FixedSizeListArray.from_arrays(flat.to_arrow(), d, mask=null.to_arrow() if null.any() else None)
-    return pl.Series(name, arrow, dtype=column_type(value.dtype))
+    dtype = column_type(value.dtype)
+    assert isinstance(dtype, pl.Array)
+    flat = components(value)
+    flat = product(numbers(flat), weight.repeat_interleave(dtype.size), None, name, flat.dtype)
+    return arrayed(flat, value.is_not_null() if there is None else value.is_not_null() & booleans(there), dtype)
 
 
 def column_type(value: pl.DataType) -> pl.DataType:
@@ -77,14 +74,18 @@ def column_type(value: pl.DataType) -> pl.DataType:
     if isinstance(value, pl.List):
         return pl.List(column_type(inner(value)))
     if isinstance(value, pl.Array):
-        found = value.inner
-        return pl.Array(column_type(found() if isinstance(found, type) else found), value.size)
+        return pl.Array(column_type(component(value)), value.size)
     return pl.Float32() if value in (pl.Float32, pl.Float16) else pl.Float64()
 
 
 def inner(dtype: pl.DataType) -> pl.DataType:
     """The type of a List's elements; of any other type, itself."""
-    if not isinstance(dtype, pl.List):
+    return component(dtype) if isinstance(dtype, pl.List) else dtype
+
+
+def component(dtype: pl.DataType) -> pl.DataType:
+    """The type of what an Array or a List holds; of any other type, itself."""
+    if not isinstance(dtype, pl.Array | pl.List):
         return dtype
     found = dtype.inner
     return found() if isinstance(found, type) else found
@@ -117,16 +118,17 @@ class Pools:
         w, ok = weight.cpu(), None if ok is None else ok.cpu()
         found = [vectors(c) if isinstance(c.dtype, pl.Array) else numbers(c) for c in columns]
         there = [every(ok, f.ok) for f in found]
-        products = [_finite(_only(f.x, t) * _like(_only(w, t), f.x)) for f, t in zip(found, there, strict=True)]
-        known = _finite(_only(w, ok))
+        parts = [only(f.x, t) * _like(only(w, t), f.x) for f, t in zip(found, there, strict=True)]
+        products = [finite(part, INFINITE) for part in parts]
+        known = finite(only(w, ok), INFINITE)
         with self.lock:  # nothing fails from here on
             self.rows += torch.bincount(at, minlength=len(self.rows))
-            self.weights.add(known, _only(at, ok))
+            self.weights.add(known, only(at, ok))
             for i, (product, mask) in enumerate(zip(products, there, strict=True)):
-                here = _only(at, mask)
+                here = only(at, mask)
                 self.there[i] += torch.bincount(here, minlength=len(self.rows))
                 self.products[i].add(product, here)
-                self.of[i].add(_only(w, mask), here)
+                self.of[i].add(only(w, mask), here)
 
     def columns(self, how: str, names: Sequence[str]) -> list[pl.Series]:
         """The table's columns beside the segments' own: rows, weight_sum, and each value; null where none is there."""
@@ -141,27 +143,12 @@ class Pools:
         return found
 
 
-def _only(rows: Tensor, there: Tensor | None) -> Tensor:
-    return rows if there is None else rows[there]
-
-
 def _like(weight: Tensor, x: Tensor) -> Tensor:
     return weight if x.ndim == 1 else weight[:, None]
-
-
-def _finite(x: Tensor) -> Tensor:
-    if not bool(torch.isfinite(x).all()):
-        raise DataError(INFINITE)
-    return x
 
 
 def _typed(x: Tensor, there: Tensor, name: str, dtype: pl.DataType) -> pl.Series:
     if not isinstance(dtype, pl.Array):
         return series(name, x.float() if dtype == pl.Float32 else x, there, dtype)
-    size, d = x.shape
-    flat = series(name, x.reshape(-1), None, pl.Float64())
-    null = None if bool(there.all()) else pa.array((~there).tolist())
-    inner_type = dtype.inner() if isinstance(dtype.inner, type) else dtype.inner
-    return pl.Series(
-        name, pa.FixedSizeListArray.from_arrays(flat.cast(inner_type).to_arrow(), d, mask=null), dtype=dtype
-    )
+    flat = series(name, x.reshape(-1), None, pl.Float64()).cast(component(dtype))
+    return arrayed(flat, booleans(there), dtype)

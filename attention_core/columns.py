@@ -56,10 +56,7 @@ def vectors(column: pl.Series) -> Numbers:
             raise DataError(f"the vectors of {column.name!r} have {lengths[0]} to {lengths[-1]} components")
         column = column.list.to_array(lengths[0] if lengths else 0)
     assert isinstance(column.dtype, pl.Array)
-    d = column.dtype.size
-    array = column.to_arrow()
-    flat = pl.Series(array.values.slice(array.offset * d, n * d), dtype=column.dtype.inner)
-    found = numbers(flat)
+    d, found = column.dtype.size, numbers(components(column))
     there, nan = mask(column), None
     if found.there is not None:
         whole = found.there.reshape(n, d).all(1)
@@ -67,6 +64,20 @@ def vectors(column: pl.Series) -> Numbers:
     if found.nan is not None:
         nan = found.nan.reshape(n, d).any(1) if there is None else found.nan.reshape(n, d).any(1) & there
     return Numbers(found.x.reshape(n, d), there, nan)
+
+
+def components(column: pl.Series) -> pl.Series:
+    """The components of an Array column one after another, what lies under a null among them."""
+    assert isinstance(column.dtype, pl.Array)
+    d, array = column.dtype.size, column.to_arrow()
+    return pl.Series(array.values.slice(array.offset * d, len(column) * d), dtype=column.dtype.inner)
+
+
+def arrayed(flat: pl.Series, there: pl.Series, dtype: pl.Array) -> pl.Series:
+    """An Array column of these components, null where `there` is false."""
+    null = None if there.all() else (~there).to_arrow()
+    array = pa.FixedSizeListArray.from_arrays(flat.to_arrow(), dtype.size, mask=null)
+    return pl.Series(flat.name, array, dtype=dtype)
 
 
 def joined(columns: Sequence[pl.Series]) -> pl.Series:
@@ -154,11 +165,16 @@ def series(name: str, values: Tensor, there: Tensor | None, dtype: pl.DataType) 
         return pl.Series(name, [], dtype=dtype)
     array = _array(values)
     if there is not None:
-        bits = pl.Series(_array(there.view(torch.uint8))).cast(pl.Boolean).to_arrow()
-        array = pa.Array.from_buffers(array.type, len(array), [bits.buffers()[1], array.buffers()[1]])
+        bits = booleans(there).to_arrow().buffers()[1]
+        array = pa.Array.from_buffers(array.type, len(array), [bits, array.buffers()[1]])
     column = pl.from_arrow(array)
     assert isinstance(column, pl.Series)
     return column.cast(dtype).alias(name)
+
+
+def booleans(mask: Tensor) -> pl.Series:
+    """A column of a mask (n,) bool."""
+    return series("", mask.view(torch.uint8), None, pl.Boolean())
 
 
 def elements(lists: pl.Series) -> tuple[pl.Series, Tensor]:

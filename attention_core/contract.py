@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Generic, Protocol, Self, TypeVar
 
 import polars as pl
+import pyarrow as pa
 import torch
 from torch import Tensor
 
@@ -51,24 +52,27 @@ class Rows:
         if self.ok is None:
             return self
         beside = (self.ids, self.query, self.taught)
-        ids, query, taught = (None if t is None else _only(t, self.ok) for t in beside)
-        return replace(self, x=_only(self.x, self.ok), ok=None, ids=ids, query=query, taught=taught, among=self.ok)
+        ids, query, taught = (None if t is None else only(t, self.ok) for t in beside)
+        return replace(self, x=only(self.x, self.ok), ok=None, ids=ids, query=query, taught=taught, among=self.ok)
 
     def position(self) -> Tensor:
         """Where each row stands in dataset order, (n,) int64: ties go to the earlier."""
         many = len(self.x) if self.among is None else len(self.among)
-        every = torch.arange(self.start, self.start + many, device=self.x.device)
-        return every if self.among is None else _only(every, self.among)
+        return only(torch.arange(self.start, self.start + many, device=self.x.device), self.among)
 
     def keys(self) -> pl.Series:
         """The keys as they came, (n,)."""
         assert self.column is not None
-        if self.among is None:
+        if self.among is None or not len(self.among):
             return self.column
-        return self.column.filter(pl.Series(self.among.tolist(), dtype=pl.Boolean))
+        among = pl.Series(pa.Array.from_dlpack(self.among.cpu().view(torch.uint8)))
+        return self.column.filter(among.cast(pl.Boolean))
 
 
-def _only(rows: Tensor, there: Tensor) -> Tensor:
+def only(rows: Tensor, there: Tensor | None) -> Tensor:
+    """The rows (n, ...) where `there` (n,) bool is true; None: all of them."""
+    if there is None:
+        return rows
     return torch.masked_select(rows, there) if rows.ndim == 1 else rows[there]
 
 

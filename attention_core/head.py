@@ -165,7 +165,7 @@ class Head(Frozen):
             masked = None if masked is None else masked.repeat_interleave(lengths)
             ids = torch.arange(frame.height).repeat_interleave(lengths)
             query = self.looks.queries(frame)
-            query = None if query is None else query.gather(pl.Series(ids.tolist(), dtype=pl.UInt32))
+            query = None if query is None else query.gather(series("", ids, None, pl.UInt32()))
             return self._look(flat, query, masked, None, Segments(None, ids, frame.height), device, 0)
         columns = [_column(frame, expr) for expr in self._expressions()]
         teaches = None if self.teaches is None else _true(frame, self.teaches)

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from attention_core.contract import Question, Rows, State
 from attention_core.errors import DataError
-from attention_core.sums import Sums
+from attention_core.sums import Sums, placed
 
 __all__ = ["Both", "Count", "Counts", "Extent", "Extents", "Infinite", "Largest", "Pair", "Sum", "Sums", "Term"]
 
@@ -38,7 +38,7 @@ class Counts:
         return Counts(self.n + other.n)
 
     def spread(self, ids: Tensor, size: int) -> Counts:
-        return Counts(_placed(self.n, ids, size, 0))
+        return Counts(placed(self.n, ids, size, 0))
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,7 +52,7 @@ class Extents:
         return Extents(torch.minimum(self.low, other.low), torch.maximum(self.high, other.high))
 
     def spread(self, ids: Tensor, size: int) -> Extents:
-        return Extents(_placed(self.low, ids, size, math.inf), _placed(self.high, ids, size, -math.inf))
+        return Extents(placed(self.low, ids, size, math.inf), placed(self.high, ids, size, -math.inf))
 
 
 @dataclass(frozen=True, eq=False)
@@ -138,14 +138,14 @@ def parts(state: State) -> list[Any]:
     return [state.first, *parts(cast(State, state.second))] if isinstance(state, Pair) else [state]
 
 
-def finite(x: Tensor) -> Tensor:
+def finite(x: Tensor, what: str | None = None) -> Tensor:
     """x itself, if all of it is finite.
 
     Raises:
-        Infinite: where it is not.
+        Infinite: where it is not; saying what, unless x are keys.
     """
     if x.numel() and not math.isfinite(float(x.abs().amax())):
-        raise Infinite
+        raise Infinite if what is None else Infinite(what)
     return x
 
 
@@ -173,9 +173,3 @@ def _extent(rows: Rows, *, finite: bool) -> Extents:
         if finite and not bool(((low > -math.inf) & (high < math.inf)).all()):
             raise Infinite
     return Extents(low + 0.0, high + 0.0)  # -0.0 and 0.0 compare equal: which one wins would show the order
-
-
-def _placed(values: Tensor, ids: Tensor, size: int, fill: float) -> Tensor:
-    out = torch.full((size, *values.shape[1:]), fill, dtype=values.dtype, device=values.device)
-    out[ids] = values
-    return out

@@ -19,6 +19,7 @@ from attention_core.contract import Fit, Question, Rows
 from attention_core.errors import DataError
 from attention_core.frozen import Frozen
 from attention_core.questions import Sum, both, parts
+from attention_core.sums import placed
 
 GATHERED = 1 << 22  # so many rows are gathered and sorted, of all segments together
 BINS = 1 << 22  # of all segments together
@@ -142,7 +143,7 @@ class Spans:
 
     def spread(self, ids: Tensor, size: int) -> Spans:
         return Spans(
-            _placed(self.n, ids, size, 0), _placed(self.low, ids, size, MOST), _placed(self.high, ids, size, LEAST)
+            placed(self.n, ids, size, 0), placed(self.low, ids, size, MOST), placed(self.high, ids, size, LEAST)
         )
 
 
@@ -158,7 +159,7 @@ class Tallies:
         return Tallies(self.n + other.n, tuple(a + b for a, b in zip(self.words, other.words, strict=True)))
 
     def spread(self, ids: Tensor, size: int) -> Tallies:
-        return Tallies(_placed(self.n, ids, size, 0), tuple(_placed(w, ids, size, 0) for w in self.words))
+        return Tallies(placed(self.n, ids, size, 0), tuple(placed(w, ids, size, 0) for w in self.words))
 
 
 @dataclass(frozen=True, eq=False)
@@ -513,9 +514,3 @@ def _at_least(a: Words, b: Words) -> Tensor:
 def _power_of_two(exponent: Tensor) -> Tensor:
     """2^exponent, in the normal range."""
     return ((exponent + 1023) << 52).view(torch.float64)
-
-
-def _placed(values: Tensor, ids: Tensor, size: int, fill: int) -> Tensor:
-    out = torch.full((size, *values.shape[1:]), fill, dtype=values.dtype, device=values.device)
-    out[ids] = values
-    return out

@@ -74,15 +74,8 @@ class Sums:
         return Sums(top, low & _MASK, a.high + b.high + (low >> BITS))
 
     def spread(self, ids: Tensor, size: int) -> Sums:
-        def place(v: Tensor, fill: int) -> Tensor:
-            out = torch.full((size, *v.shape[1:]), fill, dtype=v.dtype, device=v.device)
-            out[ids] = v
-            return out
-
-        def limbs(v: Tensor) -> Tensor:
-            return torch.stack([place(limb, 0) for limb in v])
-
-        return Sums(place(self.top, LOWEST), limbs(self.low), limbs(self.high))
+        limbs = (torch.stack([placed(limb, ids, size, 0) for limb in v]) for v in (self.low, self.high))
+        return Sums(placed(self.top, ids, size, LOWEST), *limbs)
 
     def value(self) -> Tensor:
         """The sums (size,) float64; beyond the range of float64, ±inf."""
@@ -186,6 +179,13 @@ class Adding:
         """The sums of all rows so far."""
         here = _split(self.tops.clone(), self.limbs())
         return here if self.done is None else self.done + here
+
+
+def placed(values: Tensor, ids: Tensor, size: int, fill: float) -> Tensor:
+    """The values (m, ...) of these segments at their places among `size`, and `fill` at the others."""
+    out = torch.full((size, *values.shape[1:]), fill, dtype=values.dtype, device=values.device)
+    out[ids] = values
+    return out
 
 
 def _split(tops: Tensor, limbs: Tensor) -> Sums:
