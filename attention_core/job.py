@@ -13,7 +13,7 @@ from pydantic_core import PydanticCustomError
 
 from attention_core import scores, weights
 from attention_core.adjust import Clip, Keep, Scale, Share
-from attention_core.apply import Apply, inner
+from attention_core.apply import Apply, component, inner
 from attention_core.batches import Compression
 from attention_core.contract import Kind
 from attention_core.errors import JobError, nearest
@@ -218,8 +218,8 @@ class Rule(Frozen):
         for value in values:
             if lists != isinstance(schema[value], pl.List):
                 raise self._wrong("value", f"{value!r} is {schema[value]}; the weights of a List key multiply a List")
-            one = inner(inner(schema[value]))
-            one = pl.Series(dtype=one.inner).dtype if isinstance(one, pl.Array) else one
+            one = inner(schema[value])
+            one = component(one) if isinstance(one, pl.Array) else one
             if not (one.is_numeric() or one == pl.Boolean):
                 advice = "name another value, or apply: weights"
                 raise self._wrong("value", f"{value!r} is {schema[value]} and cannot be multiplied; {advice}")

@@ -143,6 +143,7 @@ def test_a_preview_drops_what_a_run_drops(tmp_path):
         ({"key": ["a", "b"], "apply": "pool"}, "one weight a row"),
         ({"key": "l", "over": "row", "apply": {"filter": {"min": 1}}}, "as many as elements"),
         ({"name": "r", "key": ["a", "b"], "over": "row", "apply": "pool"}, "no pool"),
+        ({"key": "l", "value": "ll", "over": "row"}, "cannot be multiplied"),
         ({"key": "a", "apply": {"pool": "median"}}, "sum or mean"),
         ({"key": "a", "apply": {"filter": {}}}, "missing"),
         ({"key": "a", "value": ["b", "b"], "apply": "pool"}, "table would be called 'b_pooled'"),
@@ -154,7 +155,7 @@ def test_a_preview_drops_what_a_run_drops(tmp_path):
 )
 def test_what_has_no_meaning_is_refused(wrong, says):
     none = pl.Series([[]], dtype=pl.Array(pl.Float64, 0))
-    f = pl.DataFrame({"a": [1.0], "b": [2.0], "l": [[1.0]], "rows": [1], "none": none})
+    f = pl.DataFrame({"a": [1.0], "b": [2.0], "l": [[1.0]], "ll": [[[1.0]]], "rows": [1], "none": none})
     with pytest.raises(JobError, match=says):
         attend(f, [wrong])
 
