@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Protocol
 
 import polars as pl
@@ -18,14 +19,17 @@ from attention_core.columns import ONE, Segments, places, segments, union
 from attention_core.contract import conclude, together
 from attention_core.devices import CPU, halving, moved, rows_at_once
 from attention_core.errors import DataError, FarolError, JobError, Stopped
-from attention_core.frozen import Frozen
-from attention_core.head import Ask, Head, Known
+from attention_core.head import Ask, Attended, Head, Known, Notice
 from attention_core.job import Rule
 from attention_core.jobfile import checked
+from attention_core.statistics import NOTHING, Statistics, of_sink, scope
 
 APPLY_ROWS = 1 << 17
 MOST_NUMBERS = 1 << 22  # of a vector column at once
 POSITION_BITS = 40  # for the row; the batch's place in dataset order stands above them
+LAST_PLACE = 1 << 22
+NO_PLACE = -LAST_PLACE
+NOBODY = {"": 0}  # an order in which no part has a place
 UNSAFE = re.compile(r"^\.|[/\\\x00-\x1f]")  # in the name of a file
 LONGEST_NAME = 200  # in bytes; file systems take 255 with what Farol adds
 FIT_ROWS = 1 << 20  # of groups: every chunk's state of all its segments is merged
@@ -53,23 +57,6 @@ class FramePart:
             yield start, frame.slice(start, rows)
 
 
-class Statistics(Frozen):
-    """What all heads know, by their first weight column, and the segments that it is about, by scope."""
-
-    known: dict[str, Known]
-    keys: dict[str, pl.DataFrame]
-
-    def of(self, head: Head, segments: Segments) -> Known:
-        """What a head knows of these segments alone; of those that nobody has seen, that no key taught."""
-        known, keys = self.known[head.weights[0]], self.keys.get(_token(head))
-        if keys is None or segments.keys is None or known.count is None:
-            return known
-        at = places(segments.keys, keys)
-        here = known.picked(at.clamp(min=0)) if keys.height else known
-        assert here.count is not None
-        return here.model_copy(update={"count": torch.where(at < 0, 0, here.count)})
-
-
 @dataclass
 class Look:
     """How the parts are read: chunk sizes, the segments that were found before, and when to stop."""
@@ -79,7 +66,7 @@ class Look:
     device: torch.device = CPU
     stop: Callable[[], bool] = lambda: False
     watch: Callable[[int], None] = lambda rows: None
-    order: Mapping[str, int] = field(default_factory=dict)  # of the parts, by name
+    order: Mapping[str, int] = field(default_factory=dict)  # of the parts that teach, by name
     found: dict[tuple[str, str], Segments] = field(default_factory=dict)
     spent: dict[str, float] = field(default_factory=dict)  # seconds of work on each head, by its first weight column
 
@@ -88,9 +75,10 @@ class Look:
         """The components of the largest vector among what is read."""
         return max((head.width for head in self.heads), default=1)
 
-    def first(self, part: Part) -> int:
-        """The position of a part's first row in dataset order."""
-        return self.order.get(part.name, 0) << POSITION_BITS
+    def first(self, part: Part, head: Head) -> int:
+        """The position of a part's first row in the order of those that teach; negative where it is none of them."""
+        alone = head.over == "batch" or not self.order
+        return 0 if alone else self.order.get(part.name, NO_PLACE) << POSITION_BITS
 
     def chunks(self, part: Part, columns: Iterable[str] | None, rows: int) -> Iterator[tuple[int, pl.DataFrame]]:
         named = None if columns is None else sorted(columns)
@@ -107,7 +95,7 @@ class Look:
             return Segments(pl.DataFrame({"batch": [part.name]}), None, 1)
         if not isinstance(head.over, tuple):
             return ONE
-        at = (part.name, _token(head))
+        at = (part.name, scope(head))
         if at not in self.found:
             chunks = [chunk.select(head.over) for _, chunk in self.above(part, [head], statistics, head.over)]
             self.found[at] = segments(pl.concat(chunks)) if chunks else Segments(None, None, 0)
@@ -132,15 +120,18 @@ class Look:
         statistics: Statistics,
         columns: Iterable[str] | None = None,
         rows: int = APPLY_ROWS,
+        tell: Callable[[Mapping[str, Notice]], None] = lambda noticed: None,
     ) -> Iterator[tuple[int, pl.DataFrame]]:
-        """The rows of a part with what the heads add, chunk by chunk."""
+        """The rows of a part with what the heads add, chunk by chunk; `tell` hears what they notice."""
         where = [(h, self.segments(part, h, statistics)) for h in heads]
         knows = [(h, s, moved(statistics.of(h, s), self.device)) for h, s in where]
         missed = [0] * len(heads)
         for start, chunk in self.chunks(part, columns, rows):
             for i, (head, whole, known) in enumerate(knows):
                 with _of(part, head), self._timed(head):
-                    chunk = self._attended(head, chunk, self.first(part), start, whole, known)
+                    done = self._attended(head, chunk, self.first(part, head), start, whole, known)
+                chunk = done.frame
+                tell(done.noticed)
                 missed[i] += head.missed(chunk)
             yield start, chunk
         for head, keys in zip(heads, missed, strict=True):
@@ -155,7 +146,7 @@ class Look:
         for start, chunk in self.above(part, [ask.head for ask in asks], statistics):
             for i, (ask, whole) in enumerate(zip(local, where, strict=True)):
                 with _of(part, ask.head), self._timed(ask.head):
-                    state = self._answered(ask, chunk, self.first(part), start, whole)
+                    state = self._answered(ask, chunk, self.first(part, ask.head), start, whole)
                 states[i] = state if states[i] is None else states[i] + state
         return [Answer(s.keys, moved(state, CPU)) for s, state in zip(where, states, strict=True)]
 
@@ -169,7 +160,7 @@ class Look:
         for start, chunk in self.above(part, heads, statistics):
             for (head, whole, known), pools, places_of in zip(knows, into, at, strict=True):
                 with _of(part, head), self._timed(head):
-                    self._pooled(head, chunk, self.first(part), start, whole, known, pools, places_of)
+                    self._pooled(head, chunk, self.first(part, head), start, whole, known, pools, places_of)
 
     def _pooled(
         self,
@@ -189,11 +180,11 @@ class Look:
 
     def _attended(
         self, head: Head, chunk: pl.DataFrame, first: int, start: int, whole: Segments, known: Known
-    ) -> pl.DataFrame:
-        def work(rows: pl.DataFrame, at: int) -> pl.DataFrame:
+    ) -> Attended:
+        def work(rows: pl.DataFrame, at: int) -> Attended:
             return head.attend(rows, whole.slice(at, rows.height), known, self.device, first + at)
 
-        return halving(work, lambda a, b: pl.concat([a, b]), chunk, start)
+        return halving(work, Attended.__add__, chunk, start)
 
     def _answered(self, ask: Ask, chunk: pl.DataFrame, first: int, start: int, whole: Segments) -> Any:
         def work(rows: pl.DataFrame, at: int) -> Any:
@@ -217,9 +208,12 @@ class Answer:
     state: Any
 
 
-def fit(look: Look, each: Callable[[Callable[[Part], Any]], list[Any]]) -> Statistics:
-    """Asks what the heads must know, round by round; `each` gives what a function returns for every part."""
-    keys: dict[str, pl.DataFrame] = {}
+def fit(look: Look, each: Callable[[Callable[[Part], Any]], list[Any]], before: Statistics = NOTHING) -> Statistics:
+    """Asks what the heads must know, round by round; `each` gives what a function returns for every part.
+
+    before: what is known already and not asked.
+    """
+    keys = dict(before.keys)
 
     def ask(asked: tuple[tuple[Ask, ...], dict[str, Known]]) -> tuple[Any, ...]:
         asks, known = asked
@@ -227,8 +221,8 @@ def fit(look: Look, each: Callable[[Callable[[Part], Any]], list[Any]]) -> Stati
         columns = list(zip(*each(lambda part: look.answers(part, asks, before)), strict=True))
         return tuple(_merged(ask.head, answers, keys) for ask, answers in zip(asks, columns, strict=True))
 
-    fits = {head.weights[0]: head.fit() for head in look.heads}
-    return Statistics(known=conclude(together(fits, _needs(look.heads)), ask), keys=dict(keys))
+    fits = {head.weights[0]: head.fit() for head in look.heads if head.weights[0] not in before.known}
+    return Statistics(known=conclude(together(fits, _needs(look.heads), before.known), ask), keys=dict(keys))
 
 
 def pooling(heads: Sequence[Head]) -> list[Head]:
@@ -261,7 +255,7 @@ def tables(
     return found
 
 
-def passes(heads: Sequence[Head], schema: Mapping[str, pl.DataType]) -> int:
+def passes(heads: Sequence[Head], schema: Mapping[str, pl.DataType], before: Statistics = NOTHING) -> int:
     """How many times the key columns are read before the first row is written: found by fitting to no rows."""
     rounds = 0
     part = FramePart(pl.DataFrame(schema=dict(schema)))
@@ -271,7 +265,7 @@ def passes(heads: Sequence[Head], schema: Mapping[str, pl.DataType]) -> int:
         rounds += 1
         return [work(part)]
 
-    fit(Look(heads), each)
+    fit(Look(heads), each, before)
     return rounds
 
 
@@ -279,40 +273,56 @@ Rules = Sequence[Rule | Mapping[str, Any]]
 
 
 def attend(
-    frame: pl.DataFrame | pl.LazyFrame, rules: Rules, chunk_rows: int | None = None
+    frame: pl.DataFrame | pl.LazyFrame,
+    rules: Rules,
+    statistics: str | Path | None = None,
+    chunk_rows: int | None = None,
 ) -> pl.DataFrame | pl.LazyFrame:
     """The frame with the columns that the rules add, of the same sort as it came.
 
     The frame is one batch. The bits do not depend on `chunk_rows`.
 
+    statistics: the sink of a run, or its work folder: what it knew of scopes that cross batches is used as it is, so
+        that the same rows get the same bits as there. Groups and values that it has not seen make a key missing. Of
+        rows on the cut of a top-k, among which the earlier were within, none is.
+
     Raises:
-        JobError: for a rule that does not fit the columns.
+        JobError: for a rule that does not fit the columns, and statistics that are not there or of other rules.
         DataError: for data that a rule cannot work on, as an infinite key of a sum.
     """
     if isinstance(frame, pl.LazyFrame):
-        attended = attend(frame.collect(), rules, chunk_rows)
+        attended = attend(frame.collect(), rules, statistics, chunk_rows)
         assert isinstance(attended, pl.DataFrame)
         return attended.lazy()
-    with _fitted(frame, rules, chunk_rows) as (look, part, statistics):
-        chunks = [kept(look.heads, chunk) for _, chunk in look.attended(part, look.heads, statistics)]
+    with _fitted(frame, rules, statistics, chunk_rows) as (look, part, known):
+        chunks = [kept(look.heads, chunk) for _, chunk in look.attended(part, look.heads, known)]
     return pl.concat(chunks).drop(hidden(look.heads))
 
 
-def pooled(frame: pl.DataFrame | pl.LazyFrame, rules: Rules, chunk_rows: int | None = None) -> dict[str, pl.DataFrame]:
+def pooled(
+    frame: pl.DataFrame | pl.LazyFrame,
+    rules: Rules,
+    statistics: str | Path | None = None,
+    chunk_rows: int | None = None,
+) -> dict[str, pl.DataFrame]:
     """The tables of the rules that pool, by the rule's name: one row a segment, sorted by it, nulls first.
+
+    statistics: as of `attend`.
 
     Raises:
         JobError, DataError: as `attend` does.
     """
     if isinstance(frame, pl.LazyFrame):
         frame = frame.collect()
-    with _fitted(frame, rules, chunk_rows) as (look, part, statistics):
-        return tables(look, lambda work: [work(part)], statistics, frame.schema)
+    with _fitted(frame, rules, statistics, chunk_rows) as (look, part, known):
+        return tables(look, lambda work: [work(part)], known, frame.schema)
 
 
 @contextmanager
-def _fitted(frame: pl.DataFrame, rules: Rules, chunk_rows: int | None) -> Iterator[tuple[Look, Part, Statistics]]:
-    """A frame as the one part, with what the rules know of it."""
+def _fitted(
+    frame: pl.DataFrame, rules: Rules, published: str | Path | None, chunk_rows: int | None
+) -> Iterator[tuple[Look, Part, Statistics]]:
+    """A frame as the one part, with what the rules know of it, or of what was published."""
     if not isinstance(frame, pl.DataFrame):
         raise JobError(f"attend takes a Polars DataFrame or LazyFrame, and this is a {type(frame).__name__}")
     if isinstance(rules, str | Mapping | Rule) or not isinstance(rules, Sequence):
@@ -320,9 +330,11 @@ def _fitted(frame: pl.DataFrame, rules: Rules, chunk_rows: int | None) -> Iterat
     if chunk_rows is not None and chunk_rows < 1:
         raise JobError(f"chunk_rows must be at least 1, and is {chunk_rows}")
     heads = resolved([_rule(i, rule) for i, rule in enumerate(rules)], frame.schema)
-    part, look = FramePart(frame), Look(heads, chunk_rows)
+    before = NOTHING if published is None else of_sink(Path(published), heads).statistics
+    part = FramePart(frame)
+    look = Look(heads, chunk_rows, order={} if published is None else {part.name: LAST_PLACE})
     with one_thread():
-        yield look, part, fit(look, lambda work: [work(part)])
+        yield look, part, fit(look, lambda work: [work(part)], before)
 
 
 def resolved(rules: Sequence[Rule], schema: Mapping[str, pl.DataType]) -> tuple[Head, ...]:
@@ -419,10 +431,6 @@ def _rule(i: int, rule: Rule | Mapping[str, Any]) -> Rule:
     return checked(rule, Rule, f"attention[{i}]")
 
 
-def _token(head: Head) -> str:
-    return "\0".join(head.over) if isinstance(head.over, tuple) else f"\0{head.over}"
-
-
 def _needs(heads: Sequence[Head]) -> dict[str, set[str]]:
     """For each head, by its first weight column, the heads whose columns it looks at, and theirs."""
     maker = {column: head.weights[0] for head in heads for column in head.adds()}
@@ -435,7 +443,7 @@ def _needs(heads: Sequence[Head]) -> dict[str, set[str]]:
 
 def _local(ask: Ask, segments: Segments, statistics: Statistics) -> Ask:
     """The question about a part's segments alone; a first round's carries nothing of any."""
-    keys = statistics.keys.get(_token(ask.head))
+    keys = statistics.keys.get(scope(ask.head))
     return ask if keys is None or segments.keys is None else ask.picked(places(segments.keys, keys))
 
 
@@ -445,13 +453,13 @@ def _merged(head: Head, answers: Sequence[Answer], keys: dict[str, pl.DataFrame]
     if not told:
         raise JobError("the source has no rows, so that nothing can be known of it")
     tables = [a.keys for a in told if a.keys is not None]
-    if tables and _token(head) not in keys:
-        keys[_token(head)] = union(tables)
+    if tables and scope(head) not in keys:
+        keys[scope(head)] = union(tables)
     total = None
     for answer in told:
         state = answer.state
         if answer.keys is not None:
-            whole = keys[_token(head)]
+            whole = keys[scope(head)]
             state = state.spread(places(answer.keys, whole), whole.height)
         total = state if total is None else total + state
     return total

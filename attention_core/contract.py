@@ -6,7 +6,7 @@ A *kind* works row by row once it knows its scope. What it must know, it asks fo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Generic, Protocol, Self, TypeVar
 
@@ -133,14 +133,16 @@ def conclude(fit: Generator[Q, A, K], ask: Callable[[Q], A]) -> K:
 
 
 def together(
-    fits: dict[str, Generator[Q, A, K]], after: dict[str, set[str]]
+    fits: dict[str, Generator[Q, A, K]], after: dict[str, set[str]], before: Mapping[str, K] | None = None
 ) -> Generator[tuple[tuple[Q, ...], dict[str, K]], tuple[A, ...], dict[str, K]]:
     """Lets several fits ask together, round by round, each once those named in `after` have concluded.
+
+    before: what is known at the start.
 
     Yields the distinct questions of a round with what is known so far; wants their answers in the same order. An
     answer that an earlier round gave is not asked again.
     """
-    known: dict[str, K] = {}
+    known: dict[str, K] = dict(before or {})
     answers: dict[Q, A] = {}
     waiting, asking = dict(fits), dict[str, Q]()
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable
-from dataclasses import replace
+from collections.abc import Generator, Iterable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import polars as pl
@@ -28,7 +28,7 @@ from attention_core.columns import (
 )
 from attention_core.contract import Kind, Question, Rows, conclude
 from attention_core.errors import DataError
-from attention_core.frozen import Frozen
+from attention_core.frozen import Frozen, digest
 from attention_core.kinds import Score
 from attention_core.questions import Count, both
 from attention_core.sql import columns_of, row_expression
@@ -42,6 +42,34 @@ class Known(Frozen):
 
     count: Tensor | None  # None: the kinds ask nothing
     kinds: tuple[Any, ...]
+
+
+@dataclass(frozen=True)
+class Notice:
+    """Of some keys: how many those who taught have not seen, and how many are later than now."""
+
+    unseen: int
+    later: int
+
+    def __add__(self, other: Notice) -> Notice:
+        return Notice(self.unseen + other.unseen, self.later + other.later)
+
+
+@dataclass(frozen=True, eq=False)
+class Attended:
+    """Rows with what a head adds, and what it noticed, by weight column; nothing where there is nothing to notice."""
+
+    frame: pl.DataFrame
+    noticed: Mapping[str, Notice]
+
+    def __add__(self, other: Attended) -> Attended:
+        return Attended(pl.concat([self.frame, other.frame]), merged(self.noticed, other.noticed))
+
+
+def merged(a: Mapping[str, Notice], b: Mapping[str, Notice]) -> Mapping[str, Notice]:
+    """What was noticed in two parts."""
+    none = Notice(0, 0)
+    return {w: a.get(w, none) + b.get(w, none) for w in {**a, **b}} if a and b else a or b
 
 
 class Ask(Frozen):
@@ -169,6 +197,7 @@ class Head(Frozen):
             return self._look(flat, query, masked, None, Segments(None, ids, frame.height), device, 0)
         columns = [_column(frame, expr) for expr in self._expressions()]
         teaches = None if self.teaches is None else _true(frame, self.teaches)
+        teaches = torch.zeros(frame.height, dtype=torch.bool) if start < 0 else teaches
         if self.looks.vector and len(columns) > 1:
             return self._look(joined(columns), self.looks.queries(frame), masked, teaches, segments, device, start)
         if self.over != "row":
@@ -216,20 +245,27 @@ class Head(Frozen):
 
     def attend(
         self, frame: pl.DataFrame, segments: Segments, known: Known, device: torch.device = CPU, start: int = 0
-    ) -> pl.DataFrame:
-        """The chunk, whose first row stands at `start`, with the weights and the weighted values."""
+    ) -> Attended:
+        """The chunk, whose first row stands at `start`, with the weights and the weighted values.
+
+        start: negative where the rows have no place in the order of those who taught.
+        """
         look = self.look(frame, segments, device, start)
         weight, ok = self.weighed(look, known)
-        filled, there = self._filled(look, weight, ok)
-        if not self.lists:
-            return frame.hstack(self._plain(frame, look, filled, there))
-        found = self._of_lists(frame, filled, there)
-        if self.pool is None:
-            return frame.hstack(found)
-        flat = [elements(frame[value])[0] for value, _, _ in self.values]
-        pools = Pools(frame.height, [column.dtype for column in flat])
-        pools.add(flat, weight, ok, look.rows.ids)
-        return frame.hstack([found[0], *pools.columns(self.pool, [name for _, name, _ in self.values])[2:]])
+        found = self._of_lists(frame, look, weight, ok) if self.lists else self._plain(frame, look, weight, ok)
+        return Attended(frame.hstack(found), self._noticed(look, known, ok))
+
+    def _noticed(self, look: Look, known: Known, ok: Tensor | None) -> dict[str, Notice]:
+        """What the health counts beside the weights, by weight column."""
+        k, rows = len(self.weights), look.rows
+        unseen = 0 if ok is rows.ok or ok is None else int(every(rows.ok, ~ok).sum())  # type: ignore[union-attr]
+        later = self.looks.later(rows, known.kinds[0])
+        if later is None or not bool(later.any()):
+            return {self.weights[0]: Notice(unseen, 0)} if unseen else {}
+        there = later if rows.ok is None else later & rows.ok
+        counts = [Notice(0, int(there[i::k].sum())) for i in range(k)]
+        counts[0] = replace(counts[0], unseen=unseen)  # in a row, all have been seen
+        return dict(zip(self.weights, counts, strict=True))
 
     def weighed(self, look: Look, known: Known) -> tuple[Tensor, Tensor | None]:
         """The weights (n,) of the keys that get one, and which do; None: all."""
@@ -263,28 +299,33 @@ class Head(Frozen):
             ids = at.expand(len(look.rows.x)) if ids is None else at.index_select(0, ids)
         into.add([frame[value] for value, _, _ in self.values], *self.weighed(look, known), ids)
 
-    def _plain(self, frame: pl.DataFrame, look: Look, weight: Tensor, there: Tensor | None) -> list[pl.Series]:
-        k = len(self.weights)
+    def _plain(self, frame: pl.DataFrame, look: Look, weight: Tensor, ok: Tensor | None) -> list[pl.Series]:
+        k, (weight, there) = len(self.weights), self._filled(look, weight, ok)
         columns = [
             series(name, weight[i::k], None if there is None else there[i::k], pl.Float64())
             for i, name in enumerate(self.weights)
         ]
         for value, weighted, i in () if self.pool else self.values:
-            ok = None if there is None else there[i::k]
+            mine = None if there is None else there[i::k]
             if self.key == (value,) and self._as_numbers():
-                columns.append(product(look.keys, weight[i::k], ok, weighted, frame.schema[value]))
+                columns.append(product(look.keys, weight[i::k], mine, weighted, frame.schema[value]))
             else:
-                columns.append(multiplied(frame[value], weight[i::k], ok, weighted))
+                columns.append(multiplied(frame[value], weight[i::k], mine, weighted))
         return columns
 
-    def _of_lists(self, frame: pl.DataFrame, weight: Tensor, there: Tensor | None) -> list[pl.Series]:
-        key = frame[self.key[0]]
-        columns = [listed(series(self.weights[0], weight, there, pl.Float64()), key)]
+    def _of_lists(self, frame: pl.DataFrame, look: Look, weight: Tensor, ok: Tensor | None) -> list[pl.Series]:
+        key, (filled, there) = frame[self.key[0]], self._filled(look, weight, ok)
+        columns = [listed(series(self.weights[0], filled, there, pl.Float64()), key)]
+        if self.pool is not None:
+            inside = [elements(frame[value])[0] for value, _, _ in self.values]
+            pools = Pools(frame.height, [column.dtype for column in inside])
+            pools.add(inside, weight, ok, look.rows.ids)
+            return [*columns, *pools.columns(self.pool, [name for _, name, _ in self.values])[2:]]
         for value, weighted, _ in self.values:
             flat, lengths = elements(frame[value])
             if not torch.equal(lengths, elements(key)[1]):
                 raise DataError(f"a list of {value!r} is not as long as the one of {self.key[0]!r} beside it")
-            columns.append(listed(multiplied(flat, weight, there, weighted), frame[value]))
+            columns.append(listed(multiplied(flat, filled, there, weighted), frame[value]))
         return columns
 
     def _filled(self, look: Look, weight: Tensor, ok: Tensor | None) -> tuple[Tensor, Tensor | None]:
@@ -309,6 +350,10 @@ class Head(Frozen):
 
     def _as_numbers(self) -> bool:
         return not (self.looks.vector or self.looks.counts)
+
+    def teaching(self) -> str:
+        """The identity of what decides what the head comes to know, and who then gets which weight."""
+        return digest((self.key, self.over, self.kinds, self.mask, self.teaches, self.missing))
 
     def asks(self) -> bool:
         """Whether anything must be known of the scope before the first row is written."""

@@ -5,23 +5,31 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from typing import Any, TypeVar
 
 import polars as pl
 import torch
 from torch import Tensor
 
+from attention_core.selection import key_of, number_of
 from attention_core.sums import Sums
 
-MEASURES = ("null_fraction", "nan_fraction", "min", "mean", "max", "sum", "zero_share", "largest_share", "entropy",
-            "effective_sample_size")  # fmt: skip
+T = TypeVar("T")
+
+MEASURES = ("null_fraction", "nan_fraction", "unseen_fraction", "min", "mean", "max", "sum", "zero_share",
+            "largest_share", "entropy", "effective_sample_size")  # fmt: skip
 MOST_TALLIED = 64
+COARSE = 50  # bits of a float64 that a bin does not tell apart: four bins from each power of two to the next
+BINS = 1 << (64 - COARSE)
 
 
 @dataclass(frozen=True, eq=False)
 class Health:
     """Of some weights: how many rows, nulls, NaN and zeros; extents; Σw, Σw² and Σw·ln w over the finite ones.
 
-    tally: how often some weights are there that `sums` does not hold yet. A gate gives but two, and to count is cheap.
+    tally: how often some weights are there that `sums` and `bins` do not hold yet. A gate gives but two, and to count
+    is cheap. bins: how many weights lie in each bin of the histogram. unseen: how many keys those who taught have not
+    seen; later: how many are later than now.
     """
 
     rows: int
@@ -32,6 +40,9 @@ class Health:
     high: float
     sums: Sums
     tally: Mapping[float, int] = field(default_factory=dict)
+    bins: Mapping[int, int] = field(default_factory=dict)
+    unseen: int = 0
+    later: int = 0
 
     @staticmethod
     def of(weights: pl.Series) -> Health:
@@ -47,12 +58,10 @@ class Health:
         w: Tensor = torch.from_dlpack(there)  # type: ignore[attr-defined]
         low, high = (float(v) for v in w.aminmax())
         zeros = int((weights == 0.0).sum()) if low <= 0 <= high else 0
-        return Health(rows, nulls, nans, zeros, low + 0.0, high + 0.0, _terms(w, None))
+        return Health(rows, nulls, nans, zeros, low + 0.0, high + 0.0, _terms(w, None), {}, _binned(w))
 
     def __add__(self, other: Health) -> Health:
-        tally = dict(self.tally)
-        for weight, count in other.tally.items():
-            tally[weight] = tally.get(weight, 0) + count
+        tally = _added(self.tally, other.tally)
         whole = Health(
             self.rows + other.rows,
             self.nulls + other.nulls,
@@ -62,6 +71,9 @@ class Health:
             max(self.high, other.high),
             self.sums + other.sums,
             tally,
+            _added(self.bins, other.bins),
+            self.unseen + other.unseen,
+            self.later + other.later,
         )
         return whole if len(tally) <= MOST_TALLIED else whole.settled()
 
@@ -69,9 +81,17 @@ class Health:
         """The same, with the tally in the sums: the bits of adding weight by weight."""
         if not self.tally:
             return self
-        counts = torch.tensor(list(self.tally.values()))
-        sums = _terms(torch.tensor(list(self.tally), dtype=torch.float64), counts)
-        return replace(self, sums=self.sums + sums, tally={})
+        counts, w = torch.tensor(list(self.tally.values())), torch.tensor(list(self.tally), dtype=torch.float64)
+        bins = self.bins
+        for weight, count in self.tally.items():
+            bins = _added(bins, {_bin(weight): count})
+        return replace(self, sums=self.sums + _terms(w, counts), tally={}, bins=bins)
+
+    def histogram(self) -> list[tuple[float, float, int]]:
+        """The bins that hold weights: from, up to but without, and how many. Four for each power of two; 0 is 0.0."""
+        edges = [(float(number_of(torch.tensor(b << COARSE))), b) for b in sorted(self.settled().bins)]
+        ends = [float(number_of(torch.tensor((b + 1) << COARSE))) for _, b in edges]
+        return [(low, high, self.settled().bins[b]) for (low, b), high in zip(edges, ends, strict=True)]
 
     def summary(self) -> dict[str, float | int | None]:
         """The measures; None where they have no value, as of no weights.
@@ -89,6 +109,9 @@ class Health:
             "nans": self.nans,
             "null_fraction": self.nulls / self.rows if self.rows else None,
             "nan_fraction": self.nans / self.rows if self.rows else None,
+            "unseen": self.unseen,
+            "unseen_fraction": self.unseen / self.rows if self.rows else None,
+            "later_than_now": self.later,
             "min": self.low if n else None,
             "mean": total / n if n else None,
             "max": self.high if n else None,
@@ -99,20 +122,39 @@ class Health:
             "effective_sample_size": total * total / squares if squares > 0 and math.isfinite(total) else None,
         }
 
-    def plain(self) -> dict[str, object]:
+    def plain(self) -> dict[str, Any]:
         """The state as plain data, for a file's footer."""
-        settled = self.settled().sums
-        sums = [settled.top.tolist(), settled.low.tolist(), settled.high.tolist()]
+        settled = self.settled()
+        sums = [settled.sums.top.tolist(), settled.sums.low.tolist(), settled.sums.high.tolist()]
         extents = [v.hex() for v in (self.low, self.high)]
-        return {"counts": [self.rows, self.nulls, self.nans, self.zeros], "extents": extents, "sums": sums}
+        counts = [self.rows, self.nulls, self.nans, self.zeros, self.unseen, self.later]
+        return {"counts": counts, "extents": extents, "sums": sums, "bins": sorted(settled.bins.items())}
 
     @staticmethod
-    def from_plain(plain: dict[str, object]) -> Health:
+    def from_plain(plain: Mapping[str, Any]) -> Health:
         """The state that `plain` gave."""
-        low, high = (float.fromhex(v) for v in plain["extents"])  # type: ignore[attr-defined]
-        sums = Sums(*(torch.tensor(v) for v in plain["sums"]))  # type: ignore[attr-defined]
-        rows, nulls, nans, zeros = (int(v) for v in plain["counts"])  # type: ignore[attr-defined]
-        return Health(rows, nulls, nans, zeros, low, high, sums)
+        rows, nulls, nans, zeros, unseen, later = plain["counts"]
+        low, high = (float.fromhex(v) for v in plain["extents"])
+        sums = Sums(*(torch.tensor(v) for v in plain["sums"]))
+        return Health(rows, nulls, nans, zeros, low, high, sums, {}, dict(plain["bins"]), unseen, later)
+
+
+def _added(a: Mapping[T, int], b: Mapping[T, int]) -> dict[T, int]:
+    found = dict(a)
+    for what, count in b.items():
+        found[what] = found.get(what, 0) + count
+    return found
+
+
+def _bin(weight: float) -> int:
+    return int(key_of(torch.tensor(weight, dtype=torch.float64)) >> COARSE)
+
+
+def _binned(w: Tensor) -> dict[int, int]:
+    """How many weights lie in each bin: the first bits of numbers that are ordered as the weights are."""
+    counts = torch.bincount((key_of(w) >> COARSE) + BINS // 2, minlength=BINS)
+    there = counts.nonzero()[:, 0]
+    return dict(zip((there - BINS // 2).tolist(), counts[there].tolist(), strict=True))
 
 
 def _tallied(weights: pl.Series, many: int) -> dict[float, int] | None:

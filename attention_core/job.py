@@ -51,7 +51,12 @@ else:  # derived from what the families define, which a type checker cannot foll
 
 
 class Match(Frozen):
-    """Columns by pattern: whose name matches, of a type, except some."""
+    """Columns by pattern: whose name matches, of a type, except some.
+
+    match: a regular expression, found anywhere in the name; ^ and $ stand for its ends.
+    type: only columns of this sort.
+    except: not these.
+    """
 
     match: str
     type: Literal["float", "integer", "temporal", "text", "boolean", "vector"] | None = None
@@ -86,7 +91,11 @@ class Group(Frozen):
 
 
 class Rename(Frozen):
-    """Other names for the columns a rule adds; {key} and {value} stand for the columns."""
+    """Other names for the columns a rule adds; {key} and {value} stand for the columns.
+
+    weight: the weight column, `<name>_weight` unless given.
+    weighted: the columns of multiplied values, "{value}_weighted" unless given, or of pooled ones.
+    """
 
     weight: str | None = None
     weighted: str | None = None
@@ -100,7 +109,23 @@ class Rename(Frozen):
 
 
 class Rule(Frozen):
-    """Score, weight and apply, over a scope."""
+    """Score, weight and apply, over a scope.
+
+    name: what the rule is called, and its weight column before `_weight`; its key unless given.
+    key: the column that is looked at: a name, a list of names, or {match: pattern}.
+    value: the columns that are multiplied; the key itself unless given.
+    over: among whom attention is shared: dataset, batch (one file), row, or {group: [columns]}.
+    score: step 1, how relevant each key is: a number, 1 or 0 for a hard target.
+    weight: step 2, how much attention a score earns.
+    mask: who can get attention at all, as Polars SQL of the row; a key that is masked counts as missing.
+    fit: who teaches, as Polars SQL of the row: statistics come from these rows alone, weights go to all.
+    missing: the weight of a key that is null, NaN or masked: propagate (null stays null), error, or a number.
+    keep: which weights stay; the others become 0.
+    clip: [low, high], within which weights are held.
+    scale: which statistic of the weights becomes what.
+    apply: step 3, what is done with the weights: multiply, weights (written alone), none, pool, or {filter: {min: w}}.
+    rename: other names for the columns that are added.
+    """
 
     name: str | None = None
     key: Columns | None = None
@@ -342,7 +367,14 @@ def _type_of(expression: pl.Expr, schema: Mapping[str, pl.DataType], where: str)
 
 
 class Source(Frozen):
-    """Where the batches are: a file, a folder (searched for *.parquet), a glob, or a list of these."""
+    """Where the batches are.
+
+    path: a file, a folder (searched for *.parquet), a glob, or a list of these; relative to the job file's folder.
+    hive: whether folders such as month=01 are columns.
+    where: which batches, by the columns of their folders, as Polars SQL: "month >= 10".
+    drift: what becomes of files whose columns differ.
+    split_rows: how large a batch is before it is worked on in parts.
+    """
 
     path: str | tuple[str, ...]
     hive: Literal["auto"] | bool = "auto"
@@ -378,7 +410,15 @@ class Except(Frozen):
 
 
 class Sink(Frozen):
-    """Where the rows go: which columns, how compressed, and what becomes of outputs whose input is gone."""
+    """Where the rows go.
+
+    path: a folder, relative to the job file's; each batch becomes one file in it, under the same name.
+    columns: all, added (the new ones alone), a list, or {except: [columns]}.
+    compression: of the files that are written.
+    gone: what becomes of outputs whose input is gone: refuse (the run stops), keep, or remove.
+    format: of the files that are written.
+    work: the folder for what is Farol's own, beside the sink unless given.
+    """
 
     path: Path
     columns: Literal["all", "added"] | tuple[str, ...] | Except = "all"
@@ -426,7 +466,11 @@ class Sink(Frozen):
 
 
 class Bound(Frozen):
-    """At least, and at most."""
+    """At least, and at most.
+
+    min: the least that is expected.
+    max: the most that is expected.
+    """
 
     min: float | None = None
     max: float | None = None
@@ -438,15 +482,37 @@ class Bound(Frozen):
         return self
 
 
+class From(Frozen):
+    """The statistics of another sink's last run."""
+
+    path: Path = Field(alias="from")
+
+    @field_validator("path")
+    @classmethod
+    def _from_its_folder(cls, path: Path, info: ValidationInfo) -> Path:
+        return based(path, "statistics.from", info)
+
+
 class Job(Frozen):
-    """One job file."""
+    """Where from, where to, which rules.
+
+    name: what the job is called.
+    source: where the batches are.
+    sink: where the rows go.
+    attention: the rules, in turn; each may look at the columns of those above it.
+    expect: what must hold before anything is published: for a rule, or for source, measures within {min, max}.
+    statistics: where what rules know comes from; fresh is the whole source, as it is now.
+    chunk_rows: how many rows are on the device at once; the results do not change.
+    workers: how many batches are worked on at once; the results do not change.
+    device: auto (a GPU where there is one), cpu, cuda or cuda:N.
+    """
 
     name: str = Field(min_length=1)
     source: Source
     sink: Sink
     attention: tuple[Rule, ...] = Field(min_length=1)
     expect: dict[str, dict[str, Bound]] = {}
-    statistics: Literal["fresh"] = "fresh"
+    statistics: Literal["fresh", "frozen"] | From = "fresh"
     chunk_rows: Literal["auto"] | int = "auto"
     workers: Literal["auto"] | int = "auto"
     device: str = "auto"

@@ -8,8 +8,9 @@ from types import ModuleType
 from typing import Any, ClassVar, TypeVar
 
 import polars as pl
+from torch import Tensor
 
-from attention_core.contract import Kind
+from attention_core.contract import Kind, Rows
 
 K = TypeVar("K")
 
@@ -36,6 +37,10 @@ class Score(Kind[K]):
 
     def queries(self, frame: pl.DataFrame) -> pl.Series | None:
         """What the key of each row is compared to, an Array or a List; None: nothing, or one query for all."""
+        return None
+
+    def later(self, rows: Rows, known: K) -> Tensor | None:
+        """Which keys are later than now, (n,) bool, for a score that knows a now."""
         return None
 
     def bound(self, dtype: pl.DataType | None) -> Score[K]:

@@ -45,6 +45,21 @@ class Place:
     def staged_table(self, rule: str) -> Path:
         return self.work / "staging" / ".pooled" / f"{rule}.staged"
 
+    def statistics(self, id: str) -> Path:
+        """The folder of what was known in a run: one that is published never changes."""
+        return self.work / "statistics" / id
+
+    @property
+    def staged_statistics(self) -> Path:
+        return self.work / "staging" / ".statistics"
+
+    def keep_statistics(self, id: str) -> None:
+        """Gives staged statistics their place; until `published.json` names them, nobody looks at them."""
+        if not self.statistics(id).exists():
+            self.statistics(id).parent.mkdir(parents=True, exist_ok=True)
+            os.replace(self.staged_statistics, self.statistics(id))
+            _sync(self.statistics(id).parent)
+
     @property
     def journal(self) -> Path:
         return self.work / "journal.json"
@@ -137,6 +152,9 @@ class Place:
                 _sync(folder)
         write_whole(self.published, json.dumps(told["published"], indent=1, sort_keys=True))
         shutil.rmtree(self.work / "staging", ignore_errors=True)
+        for other in (self.work / "statistics").glob("*"):
+            if other.name != told["published"].get("fitted"):
+                shutil.rmtree(other, ignore_errors=True)
         self.journal.unlink()  # last: until then the next run does all this again
 
 

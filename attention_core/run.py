@@ -7,11 +7,13 @@ import itertools
 import json
 import math
 import os
+import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
-from dataclasses import asdict, dataclass, field
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field, replace
 from fnmatch import fnmatch
 from functools import cached_property
 from pathlib import Path
@@ -21,8 +23,8 @@ import polars as pl
 
 from attention_core import batches
 from attention_core.attention import (
+    NOBODY,
     Look,
-    Statistics,
     fit,
     hidden,
     kept,
@@ -36,15 +38,16 @@ from attention_core.attention import (
 from attention_core.batches import Batch
 from attention_core.columns import elements
 from attention_core.devices import chosen, keep_freed_memory
-from attention_core.errors import DataError, ExpectationMissed, JobError, Stopped, nearest
+from attention_core.errors import DataError, ExpectationMissed, FarolError, JobError, Stopped, nearest
 from attention_core.frozen import digest
-from attention_core.head import Head
+from attention_core.head import Head, Notice, merged
 from attention_core.health import NO_WEIGHTS, Health
 from attention_core.job import Job
 from attention_core.jobfile import load
 from attention_core.ledger import Entry, Fingerprint, Footer, compare, pooled_of, versions
-from attention_core.publish import Place, write_whole
+from attention_core.publish import Place, write_whole, writing
 from attention_core.sql import row_expression
+from attention_core.statistics import NOTHING, Published, Statistics, of_sink, publish
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -104,6 +107,7 @@ class Run:
     own: Mapping[str, pl.DataType]  # the columns of the files
     columns: Mapping[str, pl.DataType]  # what rules look at: these, and the folders' instead where both have one
     place: Place
+    given: Published | None = None  # the statistics that are applied, where they are not asked for
     stop: threading.Event = field(default_factory=threading.Event)
     watch: Watch = field(default_factory=Watch)
     began: float = field(default_factory=time.time)
@@ -112,7 +116,8 @@ class Run:
 
     def __post_init__(self) -> None:
         chunk_rows = None if self.job.chunk_rows == "auto" else int(self.job.chunk_rows)
-        order = {batch.name: i for i, batch in enumerate(self.batches)}
+        taught = [b.name for b in self.batches] if self.given is None else self.given.taught
+        order = {name: i for i, name in enumerate(taught)} or NOBODY
         self.look = Look(self.heads, chunk_rows, chosen(self.job.device), self.stop.is_set, self.watch.rows, order)
 
     @staticmethod
@@ -131,7 +136,7 @@ class Run:
         heads = resolved(job.attention, columns)
         names = {b.name for b in chosen}
         left_out = tuple(b.name for b in found if b.name not in names)
-        run = Run(job, chosen, left_out, heads, own, columns, place, **how)
+        run = Run(job, chosen, left_out, heads, own, columns, place, _given(job, place, heads), **how)
         run.output_columns()
         return run
 
@@ -178,16 +183,24 @@ class Run:
             entries.append(compare(batch.name, now, footer, seen.get(batch.name), self.rules, self.options))
         gone = self._gone()
         if self.asks:
-            whole = all(e.status == "done" for e in entries) and not gone
-            fitted = last.get("rules") == self.rules and set(seen) == {b.name for b in self.batches}
-            fitted = fitted and all(f and last["statistics"].get(f.name) == f.statistics for f in footers)
-            if not (whole and fitted):
-                entries = [Entry(e.name, "depends on the fit") if e.status == "done" else e for e in entries]
+            told = last.get("statistics", {})
+            same = [f is not None and told.get(f.name) == f.statistics for f in footers]
+            if self.given is None:
+                whole = all(same) and all(e.status == "done" for e in entries) and not gone
+                known = whole and last.get("rules") == self.rules and last.get("fresh", False)
+                known = known and set(seen) == {b.name for b in self.batches}
+            else:
+                known = last.get("fitted") == self.given.id
+            pairs = zip(entries, same, strict=True)
+            entries = [
+                Entry(e.name, "depends on the fit") if e.status == "done" and not (known and one) else e
+                for e, one in pairs
+            ]
         other = sum(1 for f in footers if f is not None and dict(f.versions) != versions())
         return Plan(
             tuple(entries),
             gone,
-            passes(self.heads, self.columns),
+            passes(self.heads, self.columns, self.before),
             self._output_schema(),
             other,
             self.place.journal.is_file(),
@@ -225,10 +238,20 @@ class Run:
         found = each("hash", lambda b: _hashed(b, last), self.batches)
         return {b.name: f for b, f in zip(self.batches, found, strict=True)}
 
-    def fit(self, each: Each) -> Statistics:
-        """Asks all batches what the rules must know."""
+    @property
+    def before(self) -> Statistics:
+        """What is known before anything is read."""
+        return NOTHING if self.given is None else self.given.statistics
+
+    def fit(self, each: Each, inputs: Mapping[str, Fingerprint]) -> Statistics:
+        """Asks all batches what the rules must know and nobody knows yet."""
+        if self.given is not None:  # a batch that is not as it was has no place among those that taught
+            as_they_were = {n: i for n, i in self.look.order.items() if n in inputs}
+            for name in [n for n in as_they_were if self.given.taught.get(n) != inputs[n].hash]:
+                del as_they_were[name]
+            self.look.order = as_they_were or NOBODY
         rounds = itertools.count(1)
-        return fit(self.look, lambda work: each(f"fit, pass {next(rounds)}", work, self.batches))
+        return fit(self.look, lambda work: each(f"fit, pass {next(rounds)}", work, self.batches), self.before)
 
     def todo(self, plan: Plan, statistics: Statistics, full: bool, redo: str | None = None) -> list[Batch]:
         """The batches whose output is not there, or not of these rules, this input and these statistics."""
@@ -314,9 +337,26 @@ class Run:
             "versions": versions(),
             "batches": {name: asdict(f) for name, f in inputs.items()},
             "statistics": {b.name: self.digest(b, statistics) for b in self.batches},
+            "fitted": self._keep(statistics, inputs),
+            "fresh": self.given is None,
         }
         removes = self._gone() if self.job.sink.gone == "remove" else ()
         self.place.publish([f.name for f in done], removes, told, tables)
+
+    def _keep(self, statistics: Statistics, inputs: Mapping[str, Fingerprint]) -> str:
+        """Keeps the statistics beside the sink, and gives their id."""
+        staged = self.place.staged_statistics
+        with writing(staged):
+            shutil.rmtree(staged, ignore_errors=True)
+            if self.given is None or self.given.folder is None:
+                taught = {b.name: inputs[b.name].hash for b in self.batches}
+                id = publish(self.heads, statistics, taught, staged)
+            else:
+                id = self.given.id
+                if not self.place.statistics(id).exists():
+                    shutil.copytree(self.given.folder, staged)
+            self.place.keep_statistics(id)
+        return id
 
     def record(self, outcome: Mapping[str, Any]) -> None:
         """Writes what happened to the work folder's history of runs."""
@@ -328,10 +368,18 @@ class Run:
         weights = [w for h in self.heads for w in h.weights]
         stored = [batches.in_file(n) if n in batch.partitions else n for n in names]
         own = {s: n for s, n in zip(stored, names, strict=True) if s != n}
-        for _, chunk in self.look.attended(batch, self.heads, statistics, self._read_for(stored, batch)):
+        noticed: Mapping[str, Notice] = {}
+
+        def tell(more: Mapping[str, Notice]) -> None:
+            nonlocal noticed
+            noticed = merged(noticed, more)
+
+        for _, chunk in self.look.attended(batch, self.heads, statistics, self._read_for(stored, batch), tell=tell):
+            seen, noticed = noticed, {}
             for column in weights:
-                w = chunk[column]
+                w, notice = chunk[column], seen.get(column, Notice(0, 0))
                 here = Health.of(elements(w)[0] if isinstance(w.dtype, pl.List) else w)
+                here = replace(here, unseen=notice.unseen, later=notice.later) if seen else here
                 health[column] = health[column] + here if column in health else here
             chunk = kept(self.heads, chunk)[stored]
             yield chunk.rename(own) if own else chunk  # a query costs as much as a rule
@@ -458,7 +506,7 @@ def execute(run: Run, full: bool = False, redo: str | None = None, each: Each | 
     each = each or threads(run)
     with run.place.held(), one_thread():
         inputs = run.hash(each)
-        statistics = run.fit(each)
+        statistics = run.fit(each, inputs)
         planned = run.plan(inputs)
         todo = run.todo(planned, statistics, full, redo)
         done = each("apply", lambda b: run.apply(b, statistics, inputs[b.name]), todo)
@@ -580,6 +628,13 @@ def _chosen(found: Sequence[Batch], where: str | None) -> tuple[Batch, ...]:
     return chosen
 
 
+def _given(job: Job, place: Place, heads: Sequence[Head]) -> Published | None:
+    """The statistics that a job names rather than to ask for them."""
+    if job.statistics == "fresh":
+        return None
+    return of_sink(place.work if job.statistics == "frozen" else job.statistics.path, heads)
+
+
 def _apart(job: Job, place: Place) -> None:
     """The sink must not be inside the source, nor the other way round; nor the work folder in either."""
     sink, work = place.sink.resolve(), place.work.resolve()
@@ -634,16 +689,21 @@ def _drift(here: Mapping[str, pl.DataType], first: Mapping[str, pl.DataType], ho
 def sample(run: Run, rows: int) -> tuple[pl.DataFrame, bool]:
     """The first rows, as rules look at them and with what they add, and whether they are what a run would write.
 
-    Where rules ask for their whole scope, they are fitted on the first batch that has rows, which is no more than a
-    look.
+    Rules that ask for their whole scope take what the last run published of it, where that fits; else they are fitted
+    on the first batch that has rows, which is no more than a look.
     """
     reads = {c for head in run.heads for c in head.reads()}
     looked_at = [*(c for c in run.columns if c in reads), *run.added()]
-    few = not run.asks and all(head.least is None for head in run.heads)  # a filter may drop the first rows
+    before = run.before
+    if run.asks and run.given is None:
+        with suppress(FarolError):
+            before = of_sink(run.place.work, run.heads).statistics
+    known = not run.asks or before is not NOTHING
+    few = known and all(head.least is None for head in run.heads)  # a filter may drop the first rows
     for batch in run.batches:
-        look = Look(run.heads, max(rows, 1) if few else None)
-        statistics = fit(look, lambda work, batch=batch: [work(batch)])  # type: ignore[misc]
+        look = Look(run.heads, max(rows, 1) if few else None, order=run.look.order)
+        statistics = fit(look, lambda work, batch=batch: [work(batch)], before)  # type: ignore[misc]
         for _, chunk in look.attended(batch, run.heads, statistics):
             shown = kept(run.heads, chunk)[looked_at].head(rows)
-            return shown, len(run.batches) == 1 or not run.asks
+            return shown, known or len(run.batches) == 1
     return pl.DataFrame(schema={c: t for c, t in {**run.columns, **run.added()}.items() if c in looked_at}), True

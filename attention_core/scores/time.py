@@ -28,6 +28,8 @@ class Recency(Score[Now | None]):
     unit: seconds, minutes, hours or days, for keys that are times (days unless given); numbers count in their own unit.
     now: `latest` (the largest key of the scope), a timestamp, or a number for a numeric key.
     offset: an age that still counts as 0, in the same unit.
+
+    A key later than now has age 0, and is counted in the health.
     """
 
     kind: Literal["recency"] = "recency"
@@ -53,8 +55,15 @@ class Recency(Score[Now | None]):
 
     def __call__(self, rows: Rows, known: Now | None) -> Tensor:
         per = MICROSECONDS[self.unit] if self.unit else 1.0
-        now = float(self.now) if known is None else rows.at(known.now)  # type: ignore[arg-type]
-        return -((now - rows.x) / per - self.offset).clamp(min=0.0)
+        return -((self._now(rows, known) - rows.x) / per - self.offset).clamp(min=0.0)
+
+    def later(self, rows: Rows, known: Now | None) -> Tensor | None:
+        if known is None and self.now == "latest":
+            return None  # of each row by itself
+        return rows.x > self._now(rows, known)
+
+    def _now(self, rows: Rows, known: Now | None) -> Tensor | float:
+        return float(self.now) if known is None else rows.at(known.now)  # type: ignore[arg-type]
 
 
 def _microseconds(now: object, dtype: pl.DataType) -> float:

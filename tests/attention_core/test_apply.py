@@ -77,7 +77,7 @@ def test_vectors_are_pooled_component_by_component():
 @pytest.mark.parametrize("how", ["sum", "mean"])
 def test_no_chunk_shows_in_a_pool(chunk_rows, how):
     f = frame(300)
-    whole, cut = (pooled(f, [rule(how, ["v", "e", "f"])], c)["p"] for c in (None, chunk_rows))
+    whole, cut = (pooled(f, [rule(how, ["v", "e", "f"])], chunk_rows=c)["p"] for c in (None, chunk_rows))
     assert whole.equals(cut)
 
 

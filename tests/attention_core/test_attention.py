@@ -73,7 +73,7 @@ def test_chunks_do_not_show(rows):
     rules = RULES[:4] + [{**RULES[4], "rename": {"weighted": "{value}_row"}}] + RULES[5:]
     rules[2] = {**rules[2], "rename": {"weighted": "{value}_rec"}}
     rules[3] = {**rules[3], "rename": {"weighted": "{value}_both"}}
-    assert bits(attend(f, rules, rows)) == bits(attend(f, rules))
+    assert bits(attend(f, rules, chunk_rows=rows)) == bits(attend(f, rules))
 
 
 def test_the_order_of_rows_does_not_show_in_a_scope():
@@ -175,7 +175,7 @@ LISTS = pl.DataFrame(
 
 @pytest.mark.parametrize("rows", [1, 2, 100])
 def test_a_list_shares_attention_among_its_elements(rows):
-    out = attend(LISTS, [{"key": "x", "over": "row", "weight": "softmax", "mask": "m"}], rows)
+    out = attend(LISTS, [{"key": "x", "over": "row", "weight": "softmax", "mask": "m"}], chunk_rows=rows)
     e = math.exp(-1)
     assert out["x_weight"].dtype == pl.List(pl.Float64) and out["x_weighted"].dtype == pl.List(pl.Float32)
     weights = out["x_weight"].to_list()
@@ -217,7 +217,7 @@ def expression(sql, **more):
 @pytest.mark.parametrize("dtype", [pl.Float32, pl.Float64])
 def test_zeros_and_nans_are_one_group_each(rows, dtype):
     f = pl.DataFrame({"a": [1.0, 2, 3, 4, 5], "g": pl.Series([-0.0, 0.0, math.nan, -math.nan, None], dtype=dtype)})
-    out = attend(f, [{"key": "a", "over": {"group": ["g"]}, "scale": {"sum": 1}, **W}], rows)
+    out = attend(f, [{"key": "a", "over": {"group": ["g"]}, "scale": {"sum": 1}, **W}], chunk_rows=rows)
     assert out["a_weight"].to_list() == pytest.approx([1 / 3, 2 / 3, 3 / 7, 4 / 7, 1])
 
 

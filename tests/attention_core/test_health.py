@@ -7,6 +7,7 @@ import polars as pl
 import pytest
 import torch
 from scipy.stats import entropy
+from test_run import Folder
 
 from attention_core.health import Health, _terms
 from attention_core.sums import Sums
@@ -66,3 +67,29 @@ def test_no_cut_and_no_order_shows():
 def test_a_repeated_sum_ignores_what_is_not_there():
     x, counts = torch.tensor([[1e300, 0.1]]).double(), torch.tensor([0, 3])
     assert Sums.repeated(x, counts).value() == Sums.of(torch.tensor([0.1] * 3).double(), None, 1).value()
+
+
+@pytest.mark.parametrize("w", [[0.0, -0.0], [1.0, 1.2, 1.25, 2.0, 2.0], [-3.0, -1.0, 0.0, 5e-324, 1e300, math.inf]])
+def test_a_histogram_holds_every_weight_once(w):
+    bins = health(w).histogram()
+    assert sum(n for _, _, n in bins) == len(w)
+    for low, high, n in bins:
+        assert n == sum(low <= x < high or x == low for x in w)
+    assert health([1.0, 1.2, 1.25]).histogram() == [(1.0, 1.25, 2), (1.25, 1.5, 1)]
+    assert health([1.0, 1.0, 3.0]).histogram() == [(1.0, 1.25, 2), (3.0, 3.5, 1)]
+
+
+def test_keys_of_the_future_are_counted(tmp_path):
+    folder = Folder(tmp_path).job(
+        {
+            "name": "r",
+            "key": "x",
+            "score": {"kind": "recency", "now": 5},
+            "weight": {"kind": "exponential", "half_life": 1},
+        },
+        {"name": "both", "key": ["x", "y"], "over": "row", "score": {"kind": "recency", "now": 5}, "apply": "weights"},
+    )
+    folder.put("a.parquet", pl.DataFrame({"x": [4, 5, 6, 7, None], "y": [9.0, 1.0, None, 1.0, math.nan]}))
+    health = folder.run().health
+    assert [h.later for h in health.values()] == [2, 2, 1] and [h.unseen for h in health.values()] == [0, 0, 0]
+    assert folder.rows()["r_weight"].to_list() == [pytest.approx(0.5), 1, 1, 1, None]

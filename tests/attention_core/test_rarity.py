@@ -23,7 +23,7 @@ FORMS = ["information", "inverse", "effective"]
 
 def weights(frame, chunk_rows=None, form="information", key="k", **rule):
     score = {"kind": "rarity", "form": form}
-    out = attend(frame, [{"name": "r", "key": key, "score": score, "apply": "weights", **rule}], chunk_rows)
+    out = attend(frame, [{"name": "r", "key": key, "score": score, "apply": "weights", **rule}], chunk_rows=chunk_rows)
     return out["r_weight"].to_list() if "r_weight" in out else out
 
 

@@ -16,7 +16,7 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
 
-from attention_core import batches
+from attention_core import batches, statistics
 from attention_core.errors import DataError, ExpectationMissed, JobError, SinkBusy
 from attention_core.run import execute, opened, run
 
@@ -161,7 +161,7 @@ def test_nothing_but_rows_lies_in_the_sink_and_staging_is_swept(folder):
     folder.run()
     assert all(name.endswith(".parquet") for name in folder.held()) and len(folder.held()) == 2
     here = sorted(p.name for p in (folder.path / "out.farol").iterdir())
-    assert here == ["lock", "published.json", "runs"]
+    assert here == ["lock", "published.json", "runs", "statistics"]
     record = json.loads(next((folder.path / "out.farol/runs").iterdir()).read_text())
     assert (record["batches"], record["rows"], record["weights"]["soft_weight"]["rows"]) == (2, 3, 3)
 
@@ -173,7 +173,7 @@ def test_a_footer_tells_where_an_output_is_from(folder):
     assert said["name"] == "deep/a.parquet" and said["rows"] == 2 and said["rules"] == outcome.run.rules
     assert said["input"]["size"] == (folder.path / "in/deep/a.parquet").stat().st_size
     assert len(said["input"]["hash"]) == 32 and set(said["versions"]) == {"numerics", "torch"}
-    assert said["health"]["soft_weight"]["counts"] == [2, 0, 0, 0]
+    assert said["health"]["soft_weight"]["counts"] == [2, 0, 0, 0, 0, 0]
     assert "farol" in pl.read_parquet_metadata(folder.path / "out/deep/a.parquet")
 
 
@@ -446,18 +446,23 @@ def before_the_kill(path):
 
 def as_if_nothing_had_happened(folder, whole):
     assert bits(folder.path / "out") == whole
-    assert sorted(p.name for p in (folder.path / "out.farol").iterdir()) == ["lock", "published.json", "runs"]
+    work = folder.path / "out.farol"
+    assert sorted(p.name for p in work.iterdir()) == ["lock", "published.json", "runs", "statistics"]
+    fitted = json.loads((work / "published.json").read_text())["fitted"]
+    assert [p.name for p in (work / "statistics").iterdir()] == [fitted] and statistics._id(
+        work / "statistics" / fitted
+    ) == fitted
     assert folder.run().plan.nothing
 
 
 def test_killed_at_any_moment_the_next_run_ends_as_if_nothing_had_happened(tmp_path):
     first = before_the_kill(tmp_path / "first")
-    copies = [Folder(shutil.copytree(first.path, tmp_path / str(i))) for i in range(40)]
+    copies = [Folder(shutil.copytree(first.path, tmp_path / str(i))) for i in range(60)]
     old = bits(first.path / "out")
     first.run()
     whole = bits(first.path / "out")
     ended = killed(1, [c.path / "job.yaml" for c in copies])
-    assert 15 < len(ended) < 40
+    assert 15 < len(ended) < 60
     seen = set()
     for copy in copies[: len(ended)]:
         now = bits(copy.path / "out")  # a reader finds whole files, of one run or of the other

@@ -348,7 +348,7 @@ FRAME = pl.DataFrame(
 
 
 def weights(rule, frame=FRAME, chunk_rows=None, column="x_weight"):
-    return attend(frame, [{"key": "x", "apply": "weights", **rule}], chunk_rows)[column].to_list()
+    return attend(frame, [{"key": "x", "apply": "weights", **rule}], chunk_rows=chunk_rows)[column].to_list()
 
 
 NAN = pytest.approx(math.nan, nan_ok=True)

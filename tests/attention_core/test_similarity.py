@@ -38,7 +38,7 @@ def matrix(column):
 
 def weights(f, score, chunk_rows=None, key="e", **rule):
     rule = {"name": "r", "key": key, "apply": "weights", "score": score, **rule}
-    return attend(f, [rule], chunk_rows)["r_weight"].to_list()
+    return attend(f, [rule], chunk_rows=chunk_rows)["r_weight"].to_list()
 
 
 def oracle(kind, k, q):
@@ -215,7 +215,7 @@ def test_a_sequence_of_vectors_in_each_row(kind, query, standardise):
     rule = {"name": "r", "key": "s", "value": "v", "over": "row", "weight": "softmax",
             "score": {"kind": kind, "query": query, "standardise": standardise}}  # fmt: skip
     got = attend(f, [rule])["r_weight"].to_list()
-    assert repr(got) == repr(attend(f, [rule], 1)["r_weight"].to_list())
+    assert repr(got) == repr(attend(f, [rule], chunk_rows=1)["r_weight"].to_list())
     assert got[1] == [] and got[2] is None and got[3] == [None, 1.0, None] and got[4] == [1.0]
     assert math.isnan(got[5][0]) and sum(got[5][1:]) == pytest.approx(1)
     k = torch.tensor(lists[0], dtype=torch.float64)
