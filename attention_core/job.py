@@ -413,7 +413,7 @@ class Sink(Frozen):
     """Where the rows go.
 
     path: a folder, relative to the job file's; each batch becomes one file in it, under the same name.
-    columns: all, added (the new ones alone), a list, or {except: [columns]}.
+    columns: all, added (the new ones alone), none (no rows, pooled tables alone), a list, or {except: [columns]}.
     compression: of the files that are written.
     gone: what becomes of outputs whose input is gone: refuse (the run stops), keep, or remove.
     format: of the files that are written.
@@ -421,7 +421,7 @@ class Sink(Frozen):
     """
 
     path: Path
-    columns: Literal["all", "added"] | tuple[str, ...] | Except = "all"
+    columns: Literal["all", "added", "none"] | tuple[str, ...] | Except = "all"
     compression: Compression = "zstd"
     gone: Literal["refuse", "keep", "remove"] = "refuse"
     format: Literal["parquet"] = "parquet"
@@ -455,6 +455,8 @@ class Sink(Frozen):
                 return every
             case "added":
                 return list(added)
+            case "none":
+                return []
             case Except():
                 named, kept = self.columns.exclude, [c for c in every if c not in self.columns.exclude]
             case _:
@@ -541,6 +543,9 @@ class Job(Frozen):
             if name == "source":
                 raise _wrong_entry("no rule can be called 'source'", "attention", i)
             names += [name] if name is not None else []
+        if self.sink.columns == "none" and not any(rule.pools() and rule.over != "row" for rule in self.attention):
+            what = "none writes pooled tables alone, and no rule pools over dataset, batch or group"
+            raise _wrong_entry(what, "sink", "columns")
         for rule, bounds in self.expect.items():
             if rule not in (*names, "source"):
                 raise _wrong_entry(f"no rule {rule!r}{nearest(rule, [*names, 'source'])}", "expect", rule)

@@ -67,9 +67,16 @@ class Footer:
         if not path.is_file():
             return None
         try:
-            said = json.loads(pl.read_parquet_metadata(path)["farol"])
+            return Footer.of(json.loads(pl.read_parquet_metadata(path)["farol"]))
+        except (KeyError, ValueError, pl.exceptions.PolarsError, OSError):
+            return None
+
+    @staticmethod
+    def of(said: Any) -> Footer | None:
+        """The footer that this plain data is; None where it is none."""
+        try:
             return Footer(**{**said, "input": Fingerprint(**said["input"])})
-        except (KeyError, TypeError, ValueError, pl.exceptions.PolarsError, OSError):
+        except (KeyError, TypeError):
             return None
 
     def metadata(self) -> dict[str, str]:

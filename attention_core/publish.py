@@ -127,7 +127,8 @@ class Place:
     ) -> None:
         """Renames staged outputs into their places; if interrupted, the next run finishes it."""
         with writing(self.sink):
-            self.sink.mkdir(parents=True, exist_ok=True)
+            if moves:
+                self.sink.mkdir(parents=True, exist_ok=True)
             told = {"moves": list(moves), "removes": list(removes), "tables": list(tables), "published": published}
             write_whole(self.journal, json.dumps(told))
             self.recover()

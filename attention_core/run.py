@@ -150,6 +150,11 @@ class Run:
         """The identity of what decides how rows are written."""
         return self.job.sink.options()
 
+    @property
+    def rowless(self) -> bool:
+        """Whether no rows are written, but pooled tables alone."""
+        return self.job.sink.columns == "none"
+
     @cached_property
     def asks(self) -> bool:
         """Whether any rule must know its scope before the first row is written."""
@@ -178,7 +183,7 @@ class Run:
         entries, footers = [], []
         for batch in self.batches:
             now = (hashed or {}).get(batch.name) or Fingerprint.of(batch.path)
-            footer = Footer.read(self.place.output(batch.name))
+            footer = self._written(batch.name, last)
             footers.append(footer)
             entries.append(compare(batch.name, now, footer, seen.get(batch.name), self.rules, self.options))
         gone = self._gone()
@@ -262,7 +267,7 @@ class Run:
     def apply(self, batch: Batch, statistics: Statistics, now: Fingerprint) -> Footer:
         """Writes the output of one batch to staging, or finds it there from an interrupted run."""
         digest_of = self.digest(batch, statistics)
-        staged = Footer.read(self.place.staged(batch.name))
+        staged = None if self.rowless else Footer.read(self.place.staged(batch.name))
         if staged is not None and self._is(staged, digest_of, now):
             self.watch.rows(staged.rows)
             return staged
@@ -276,11 +281,16 @@ class Run:
 
         unfinished = self.place.unfinished(batch.name)
         frames = self._frames(batch, statistics, health)
-        like = self._output_schema()
-        batches.write(frames, like, unfinished, batch, self.job.sink.compression, lambda: said().metadata())
+        if self.rowless:
+            for _ in frames:  # for their health alone
+                pass
+        else:
+            like, compression = self._output_schema(), self.job.sink.compression
+            batches.write(frames, like, unfinished, batch, compression, lambda: said().metadata())
         if not Fingerprint.of(batch.path).untouched(now):
             raise DataError(f"{batch.path}: changed while the run was reading it; run again when it is whole")
-        self.place.keep_finished(unfinished, batch.name)
+        if not self.rowless:
+            self.place.keep_finished(unfinished, batch.name)
         return said()
 
     def digest(self, batch: Batch, statistics: Statistics) -> str:
@@ -292,8 +302,8 @@ class Run:
 
     def footers(self, done: Sequence[Footer] = ()) -> list[Footer]:
         """The footers of all outputs of the source: of those that are done now, and of the others as published."""
-        now = {f.name: f for f in done}
-        found = [now.get(b.name) or Footer.read(self.place.output(b.name)) for b in self.batches]
+        now, last = {f.name: f for f in done}, self.place.last()
+        found = [now.get(b.name) or self._written(b.name, last) for b in self.batches]
         return [f for f in found if f is not None]
 
     def health(self, footers: Sequence[Footer]) -> dict[str, Health]:
@@ -341,7 +351,9 @@ class Run:
             "fresh": self.given is None,
         }
         removes = self._gone() if self.job.sink.gone == "remove" else ()
-        self.place.publish([f.name for f in done], removes, told, tables)
+        if self.rowless:
+            told["unwritten"] = {f.name: asdict(f) for f in self.footers(done)}
+        self.place.publish([] if self.rowless else [f.name for f in done], removes, told, tables)
 
     def _keep(self, statistics: Statistics, inputs: Mapping[str, Fingerprint]) -> str:
         """Keeps the statistics beside the sink, and gives their id."""
@@ -381,12 +393,14 @@ class Run:
                 here = Health.of(elements(w)[0] if isinstance(w.dtype, pl.List) else w)
                 here = replace(here, unseen=notice.unseen, later=notice.later) if seen else here
                 health[column] = health[column] + here if column in health else here
+            if self.rowless:
+                continue
             chunk = kept(self.heads, chunk)[stored]
             yield chunk.rename(own) if own else chunk  # a query costs as much as a rule
 
     def _read_for(self, stored: Sequence[str], batch: Batch) -> set[str] | None:
         """The columns that the rows are made of; None: all. A pool has read its values already."""
-        if self.job.sink.columns == "all" or any(n in self.own for n in batch.partitions):
+        if self.job.sink.columns == "all" or (stored and any(n in self.own for n in batch.partitions)):
             return None
         made = {name for head in self.heads for name in head.adds()}
         tables = pooling(self.heads)
@@ -399,6 +413,12 @@ class Run:
         plain = {column: h.plain() for column, h in health.items()}
         return Footer(batch.name, now, self.rules, self.options, statistics, versions(), rows, plain)
 
+    def _written(self, name: str, last: Mapping[str, Any]) -> Footer | None:
+        """What is known of an output as it lies in the sink; of rows that are not written, from the last run."""
+        if not self.rowless:
+            return Footer.read(self.place.output(name))
+        return Footer.of(last.get("unwritten", {}).get(name))
+
     def _is(self, footer: Footer, statistics: str, now: Fingerprint) -> bool:
         same = (footer.rules, footer.options, footer.statistics, footer.input.hash)
         mine = (self.rules, self.options, statistics, now.hash)
@@ -407,16 +427,16 @@ class Run:
     def _stands(self, batch: Batch, status: str, statistics: Statistics) -> bool:
         if status not in ("done", "depends on the fit"):
             return False
-        footer = Footer.read(self.place.output(batch.name))
+        footer = self._written(batch.name, self.place.last())
         return footer is not None and footer.statistics == self.digest(batch, statistics)
 
     def _gone(self) -> tuple[str, ...]:
-        here = {b.name for b in self.batches} | set(self.left_out)
+        here = set(self.left_out) | (set() if self.rowless else {b.name for b in self.batches})
         gone = tuple(n for n in self.place.outputs() if n not in here)
         return () if self.job.sink.gone == "keep" else gone
 
     def _strange(self, new: Sequence[str], gone: Sequence[str], seen: Mapping[str, Any]) -> tuple[str, ...]:
-        there = [n for n in new if self.place.output(n).exists()]
+        there = [n for n in new if not self.rowless and self.place.output(n).exists()]
         if self.job.sink.gone == "remove":
             there += [n for n in gone if Footer.read(self.place.output(n)) is None]
         tables = [self.place.table(head.rule) for head in pooling(self.heads)]
@@ -449,7 +469,8 @@ class Outcome:
         """The run record: what `--json` prints and the history keeps."""
         return {
             "job": self.run.job.name,
-            "sink": str(self.run.place.sink),
+            "sink": None if self.run.rowless else str(self.run.place.sink),
+            "tables": [str(self.run.place.table(head.rule)) for head in pooling(self.run.heads)],
             "plan": self.plan.counts(),
             "batches": self.written,
             "rows": self.rows,

@@ -19,7 +19,9 @@ def show(record: Mapping[str, Any]) -> None:
 
 def markdown(record: Mapping[str, Any]) -> str:
     """The summary as Markdown."""
-    lines = [f"**{record['job']}**: {headline(record)}", "", f"Rows are in `{record['sink']}`.", ""]
+    where = [f"Rows are in `{record['sink']}`."] if record["sink"] else []
+    where += [f"A table is in `{path}`." for path in record["tables"]]
+    lines = [f"**{record['job']}**: {headline(record)}", "", *where, ""]
     lines += [_row(HEADERS), _row(["---", *["--:"] * (len(HEADERS) - 1)])]
     lines += [_row(row) for row in table(record)]
     return "\n".join(lines)

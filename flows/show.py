@@ -15,6 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
+from attention_core.attention import pooling
 from attention_core.run import Plan, Run, Watch
 from flows.summary import HEADERS, counted, headline, planned, table
 
@@ -73,7 +74,10 @@ def summary(record: Mapping[str, Any], again: str) -> None:
     if record["batches"]:
         _print(_table(HEADERS, table(record), right_from=1))
         out.print("min, mean and max are of the weights; effective is Kish's effective sample size", style="dim")
-    out.print(f"rows: {record['sink']}", soft_wrap=True)
+    for path in record["tables"]:
+        out.print(f"table: {path}", soft_wrap=True)
+    if record["sink"] is not None:
+        out.print(f"rows: {record['sink']}", soft_wrap=True)
     out.print(f"next: {again}", soft_wrap=True)
 
 
@@ -95,7 +99,10 @@ def plan(run: Run, found: Plan, every: bool) -> None:
         was = "output was" if found.other_versions == 1 else "outputs were"
         out.print(f"{found.other_versions:,} {was} made by other versions of Farol's numerics or torch; --full redoes")
     out.print("adds: " + ", ".join(f"{name} ({dtype})" for name, dtype in run.added().items()), soft_wrap=True)
-    out.print(f"writes to {run.place.sink}", soft_wrap=True)
+    for table in pooling(run.heads):
+        out.print(f"writes {run.place.table(table.rule)}", soft_wrap=True)
+    if not run.rowless:
+        out.print(f"writes to {run.place.sink}", soft_wrap=True)
 
 
 def frame(rows: pl.DataFrame, added: Iterable[str]) -> None:

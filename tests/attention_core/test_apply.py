@@ -223,6 +223,38 @@ def test_a_table_is_made_again_when_a_batch_changed_or_it_is_gone(tmp_path):
     assert pl.read_parquet(table).equals(pooled(whole, rules_of_the_job())["routes"])
 
 
+def test_a_job_may_write_tables_and_no_rows(tmp_path):
+    path, rows = job(tmp_path / "none", [0, 100, 200]), job(tmp_path / "rows", [0, 100, 200])
+    text = JOB.replace("path: out", "path: out, columns: none")
+    assert text != JOB
+    path.write_text(text + "expect: {source: {rows: {min: 200}}, routes: {null_fraction: {max: 0.2}}}\n")
+    outcome, other = run(path), run(rows)
+    out = path.parent / "out"
+    assert not out.exists() and outcome.rows == 200 and outcome.written == 2
+    assert outcome.health["routes_weight"].plain() == other.health["routes_weight"].plain()
+    table = pl.read_parquet(path.parent / "out.pooled" / "routes.parquet")
+    assert table.equals(pl.read_parquet(rows.parent / "out.pooled" / "routes.parquet"))
+    assert (
+        run(path).plan.nothing and run(path).health["routes_weight"].plain() == outcome.health["routes_weight"].plain()
+    )
+    frame(100, seed=5).write_parquet(path.parent / "in" / "0.parquet")
+    assert run(path).plan.counts() == {"changed": 1, "depends on the fit": 1}
+    whole = pl.concat([frame(100, seed=5), frame(200)[100:]])
+    again = pl.read_parquet(path.parent / "out.pooled" / "routes.parquet")
+    assert again.equals(pooled(whole, rules_of_the_job())["routes"]) and not out.exists()
+    shutil.rmtree(path.parent / "out.farol")  # which costs time, and nothing else
+    assert run(path).written == 2 and run(path).plan.nothing
+
+    rows.write_text(text)  # the rows of before have no place in a sink without rows
+    with pytest.raises(JobError, match="2 outputs have no input any more"):
+        run(rows)
+    run(rows, ["sink.gone=remove"])
+    assert not list((rows.parent / "out").rglob("*.parquet")) and run(rows).plan.nothing
+    rows.write_text(text.replace("{pool: mean}", "weights").replace("value: [v, e], ", ""))
+    with pytest.raises(JobError, match="none writes pooled tables alone, and no rule pools"):
+        run(rows)
+
+
 def test_a_table_stands_without_the_work_folder(tmp_path):
     path = job(tmp_path, [0, 100, 200])
     path.write_text(JOB.replace("softmax", "sigmoid"))  # which asks nothing
