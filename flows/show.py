@@ -99,8 +99,8 @@ def plan(run: Run, found: Plan, every: bool) -> None:
         was = "output was" if found.other_versions == 1 else "outputs were"
         out.print(f"{found.other_versions:,} {was} made by other versions of Farol's numerics or torch; --full redoes")
     out.print("adds: " + ", ".join(f"{name} ({dtype})" for name, dtype in run.added().items()), soft_wrap=True)
-    for table in pooling(run.heads):
-        out.print(f"writes {run.place.table(table.rule)}", soft_wrap=True)
+    for head in pooling(run.heads):
+        out.print(f"writes {run.place.table(head.rule)}", soft_wrap=True)
     if not run.rowless:
         out.print(f"writes to {run.place.sink}", soft_wrap=True)
 
