@@ -19,13 +19,17 @@ from attention_core.columns import ONE, Segments, places, segments, union
 from attention_core.contract import conclude, together
 from attention_core.devices import CPU, halving, moved, rows_at_once
 from attention_core.errors import DataError, FarolError, JobError, Stopped
+from attention_core.frozen import holds, replaced
 from attention_core.head import Ask, Attended, Head, Known, Notice
 from attention_core.job import Rule
 from attention_core.jobfile import checked
+from attention_core.selection import Cut, Position
+from attention_core.states import States, name_of
 from attention_core.statistics import NOTHING, Statistics, of_sink, scope
 
 APPLY_ROWS = 1 << 17
 MOST_NUMBERS = 1 << 22  # of a vector column at once
+MOST_OF_A_PART = 1 << 40
 POSITION_BITS = 40  # for the row; the batch's place in dataset order stands above them
 LAST_PLACE = 1 << 22
 NO_PLACE = -LAST_PLACE
@@ -33,6 +37,17 @@ NOBODY = {"": 0}  # an order in which no part has a place
 UNSAFE = re.compile(r"^\.|[/\\\x00-\x1f]")  # in the name of a file
 LONGEST_NAME = 200  # in bytes; file systems take 255 with what Farol adds
 FIT_ROWS = 1 << 20  # of groups: every chunk's state of all its segments is merged
+
+
+@dataclass(frozen=True)
+class Input:
+    """What the kept states of a part depend on: an identity of its content and of how it is read; and its bytes."""
+
+    id: str
+    size: int
+
+
+NO_INPUT = Input("", 0)
 
 
 class Part(Protocol):
@@ -59,7 +74,7 @@ class FramePart:
 
 @dataclass
 class Look:
-    """How the parts are read: chunk sizes, the segments that were found before, and when to stop."""
+    """How the parts are read: chunk sizes, the segments that were found before, what was answered, and when to stop."""
 
     heads: Sequence[Head]
     chunk_rows: int | None = None
@@ -67,7 +82,10 @@ class Look:
     stop: Callable[[], bool] = lambda: False
     watch: Callable[[int], None] = lambda rows: None
     order: Mapping[str, int] = field(default_factory=dict)  # of the parts that teach, by name
+    states: States = field(default_factory=States)
+    inputs: Mapping[str, Input] = field(default_factory=dict)  # of the parts whose states are kept, by name
     found: dict[tuple[str, str], Segments] = field(default_factory=dict)
+    kept: dict[tuple[str, str], pl.DataFrame | None] = field(default_factory=dict)
     spent: dict[str, float] = field(default_factory=dict)  # seconds of work on each head, by its first weight column
 
     @property
@@ -89,8 +107,22 @@ class Look:
             yield chunk
             self.watch(chunk[1].height)
 
+    def keys(self, part: Part, head: Head, statistics: Statistics) -> pl.DataFrame | None:
+        """What the segments of a part in a head's scope stand for; kept from run to run."""
+        at = (part.name, scope(head))
+        if not isinstance(head.over, tuple) or at in self.found:
+            return self.segments(part, head, statistics).keys
+        if at not in self.kept:
+            own, off = self.inputs.get(part.name, NO_INPUT), self.states.folder is None
+            name = "" if off else name_of(own.id, "keys", at, self._above(part, [head], statistics, head.over))
+            self.kept[at] = self.states.get(name)
+            if self.kept[at] is None:
+                self.kept[at] = self.segments(part, head, statistics).keys
+                self.states.put(name, self.kept[at], own.size)
+        return self.kept[at]
+
     def segments(self, part: Part, head: Head, statistics: Statistics) -> Segments:
-        """The segments of a part in a head's scope."""
+        """The segments of a part in a head's scope, with that of each row."""
         if head.over == "batch":
             return Segments(pl.DataFrame({"batch": [part.name]}), None, 1)
         if not isinstance(head.over, tuple):
@@ -105,13 +137,22 @@ class Look:
         self, part: Part, heads: Sequence[Head], statistics: Statistics, columns: Iterable[str] = ()
     ) -> Iterator[tuple[int, pl.DataFrame]]:
         """The rows as these heads look at them: the columns they need, those of heads above them among them."""
-        needs = _needs(self.heads)
-        wanted = {n for head in heads for n in needs[head.weights[0]]}
-        before = [h for h in self.heads if h.weights[0] in wanted]
+        before = self._before(heads, columns)
         made = {c for h in self.heads for c in h.adds()}
         read = set(columns).union(*(h.reads() for h in (*before, *heads))) - made
         rows = FIT_ROWS if any(isinstance(head.over, tuple) for head in heads) else APPLY_ROWS
         return self.attended(part, before, statistics, read, rows)
+
+    def _before(self, heads: Sequence[Head], columns: Iterable[str] = ()) -> list[Head]:
+        """The heads whose columns these look at, or that make these columns."""
+        needs = _needs(self.heads)
+        wanted = {n for head in heads for n in needs[head.weights[0]]}
+        return [h for h in self.heads if h.weights[0] in wanted]
+
+    def _above(self, part: Part, heads: Sequence[Head], statistics: Statistics, columns: Iterable[str] = ()) -> Any:
+        """The identity of what these heads look at beside the part's own columns."""
+        before = self._before(heads, columns)
+        return tuple((h.teaching(), statistics.of(h, self.keys(part, h, statistics))) for h in before)
 
     def attended(
         self,
@@ -124,7 +165,7 @@ class Look:
     ) -> Iterator[tuple[int, pl.DataFrame]]:
         """The rows of a part with what the heads add, chunk by chunk; `tell` hears what they notice."""
         where = [(h, self.segments(part, h, statistics)) for h in heads]
-        knows = [(h, s, moved(statistics.of(h, s), self.device)) for h, s in where]
+        knows = [(h, s, moved(statistics.of(h, s.keys), self.device)) for h, s in where]
         missed = [0] * len(heads)
         for start, chunk in self.chunks(part, columns, rows):
             for i, (head, whole, known) in enumerate(knows):
@@ -139,23 +180,49 @@ class Look:
                 _refuse_missing(keys)
 
     def answers(self, part: Part, asks: Sequence[Ask], statistics: Statistics) -> list[Answer]:
-        """What a part answers to the questions of one round: one pass over the columns that they need."""
+        """What a part answers to the questions of one round: one pass over the columns that they need.
+
+        What it answered in a run before to the same question, and knowing the same, it is not asked again.
+        """
+        keys = [self.keys(part, ask.head, statistics) for ask in asks]
+        local = [_local(ask, k, statistics) for ask, k in zip(asks, keys, strict=True)]
+        names = [self._name(part, ask, statistics) for ask in local]
+        states = [self.states.get(name, ask.question) for name, ask in zip(names, asks, strict=True)]
+        new = [i for i, state in enumerate(states) if state is None]
+        found = self._answers(part, [local[i] for i in new], statistics) if new else []
+        for i, state in zip(new, found, strict=True):
+            states[i] = moved(state, CPU)
+            if state is not None:
+                self.states.put(names[i], states[i], self.inputs.get(part.name, NO_INPUT).size)
+        return [Answer(k, state) for k, state in zip(keys, states, strict=True)]
+
+    def _answers(self, part: Part, asks: Sequence[Ask], statistics: Statistics) -> list[Any]:
         where = [self.segments(part, ask.head, statistics) for ask in asks]
+        local = [moved(ask, self.device) for ask in asks]
         states: list[Any] = [None] * len(asks)
-        local = [moved(_local(ask, s, statistics), self.device) for ask, s in zip(asks, where, strict=True)]
         for start, chunk in self.above(part, [ask.head for ask in asks], statistics):
             for i, (ask, whole) in enumerate(zip(local, where, strict=True)):
                 with _of(part, ask.head), self._timed(ask.head):
                     state = self._answered(ask, chunk, self.first(part, ask.head), start, whole)
                 states[i] = state if states[i] is None else states[i] + state
-        return [Answer(s.keys, moved(state, CPU)) for s, state in zip(where, states, strict=True)]
+        return states
+
+    def _name(self, part: Part, ask: Ask, statistics: Statistics) -> str:
+        """What a part's answer is kept as: the identity of the question, and of all that the answer depends on."""
+        if self.states.folder is None:
+            return ""
+        own, first = self.inputs.get(part.name, NO_INPUT), self.first(part, ask.head)
+        concluded = replaced(ask.concluded, Cut, lambda cut: cut.seen_from(first, MOST_OF_A_PART))
+        where = first if holds(ask.question, Position) else None
+        above = self._above(part, [ask.head], statistics)
+        return name_of(own.id, "state", ask.head.teaching(), concluded, ask.question, where, above)
 
     def pool(
         self, part: Part, heads: Sequence[Head], statistics: Statistics, into: Sequence[Pools], keys: Sequence[Any]
     ) -> None:
         """Adds a part to the pools of these heads: one pass over the columns that they need."""
         where = [(h, self.segments(part, h, statistics)) for h in heads]
-        knows = [(h, s, moved(statistics.of(h, s), self.device)) for h, s in where]
+        knows = [(h, s, moved(statistics.of(h, s.keys), self.device)) for h, s in where]
         at = [None if k is None or s.keys is None else places(s.keys, k) for k, (_, s) in zip(keys, where, strict=True)]
         for start, chunk in self.above(part, heads, statistics):
             for (head, whole, known), pools, places_of in zip(knows, into, at, strict=True):
@@ -242,7 +309,7 @@ def tables(
         return {}
     keys = [
         None if found[0] is None else union(found)
-        for found in zip(*each(lambda p: [look.segments(p, h, statistics).keys for h in heads]), strict=True)
+        for found in zip(*each(lambda p: [look.keys(p, h, statistics) for h in heads]), strict=True)
     ]
     sizes = [1 if k is None else k.height for k in keys]
     pools = [Pools(n, [schema[v] for v, _, _ in h.values]) for n, h in zip(sizes, heads, strict=True)]
@@ -441,10 +508,10 @@ def _needs(heads: Sequence[Head]) -> dict[str, set[str]]:
     return needs
 
 
-def _local(ask: Ask, segments: Segments, statistics: Statistics) -> Ask:
+def _local(ask: Ask, segments: pl.DataFrame | None, statistics: Statistics) -> Ask:
     """The question about a part's segments alone; a first round's carries nothing of any."""
     keys = statistics.keys.get(scope(ask.head))
-    return ask if keys is None or segments.keys is None else ask.picked(places(segments.keys, keys))
+    return ask if keys is None or segments is None else ask.picked(places(segments, keys))
 
 
 def _merged(head: Head, answers: Sequence[Answer], keys: dict[str, pl.DataFrame]) -> Any:

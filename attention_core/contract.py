@@ -96,6 +96,10 @@ class Question(Frozen, Generic[S]):
     def of(self, rows: Rows) -> S:
         raise NotImplementedError
 
+    def inner(self) -> Mapping[str, Question[Any]]:
+        """The questions that fields of its state are the answers to, by field."""
+        return {}
+
 
 Fit = Generator[Question[Any], Any, K]
 

@@ -8,7 +8,7 @@ import hashlib
 import math
 import struct
 from collections.abc import Callable
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import polars as pl
 from pydantic import BaseModel, ConfigDict, model_validator
@@ -45,6 +45,9 @@ class Frozen(BaseModel):
         return hash(self.digest())
 
 
+F = TypeVar("F", bound=Frozen)
+
+
 def digest(value: object) -> str:
     """The identity of plain data: Frozen values, tensors, tables, and what JSON knows, in tuples or dicts.
 
@@ -66,7 +69,7 @@ def _feed(value: Any, into: hashlib.blake2b) -> None:
                 _feed(field, into)
         case Tensor():
             into.update(f"{value.dtype}{tuple(value.shape)}".encode())
-            into.update(_bytes(value))
+            into.update(content(value))
         case pl.DataFrame():
             into.update(str(value.schema).encode())
             for column in value.iter_columns():
@@ -89,7 +92,8 @@ def _feed(value: Any, into: hashlib.blake2b) -> None:
     into.update(b")")
 
 
-def _bytes(value: Tensor) -> bytes:
+def content(value: Tensor) -> bytes:
+    """The bytes of a tensor's numbers."""
     flat = value.detach().cpu().contiguous()
     return ctypes.string_at(flat.data_ptr(), flat.nbytes) if flat.numel() else b""
 
@@ -97,6 +101,16 @@ def _bytes(value: Tensor) -> bytes:
 def mapped(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
     """Plain data with every tensor in it changed; what holds none stays the same object."""
     return change(value) if isinstance(value, Tensor) else _rebuilt(value, lambda item: mapped(item, change))
+
+
+def replaced(value: Any, kind: type[F], change: Callable[[F], Any]) -> Any:
+    """Plain data with every value of a class in it changed; what holds none stays the same object."""
+    return change(value) if isinstance(value, kind) else _rebuilt(value, lambda item: replaced(item, kind, change))
+
+
+def holds(value: Any, kind: type[Frozen]) -> bool:
+    """Whether plain data holds a value of a class."""
+    return replaced(value, kind, lambda item: None) is not value
 
 
 def _picked(value: Any, ids: Tensor) -> Any:

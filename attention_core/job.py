@@ -485,7 +485,10 @@ class Bound(Frozen):
 
 
 class From(Frozen):
-    """The statistics of another sink's last run."""
+    """The statistics of another sink's last run.
+
+    from: the folder of that sink.
+    """
 
     path: Path = Field(alias="from")
 
@@ -503,7 +506,8 @@ class Job(Frozen):
     sink: where the rows go.
     attention: the rules, in turn; each may look at the columns of those above it.
     expect: what must hold before anything is published: for a rule, or for source, measures within {min, max}.
-    statistics: where what rules know comes from; fresh is the whole source, as it is now.
+    statistics: what rules know: fresh (of the whole source, as it is now), frozen (of the last published run), or
+        {from: PATH} (of another sink).
     chunk_rows: how many rows are on the device at once; the results do not change.
     workers: how many batches are worked on at once; the results do not change.
     device: auto (a GPU where there is one), cpu, cuda or cuda:N.

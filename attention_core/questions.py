@@ -7,6 +7,7 @@ bit, so that no cut into chunks and no order of merging can show.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -125,6 +126,9 @@ class Both(Question[Pair]):
     def of(self, rows: Rows) -> Pair:
         there = rows.present()
         return Pair(self.first.of(there), self.second.of(there))
+
+    def inner(self) -> Mapping[str, Question[Any]]:
+        return {"first": self.first, "second": self.second}
 
 
 def both(*questions: Question[Any]) -> Question[Any]:

@@ -23,7 +23,9 @@ import polars as pl
 
 from attention_core import batches
 from attention_core.attention import (
+    MOST_OF_A_PART,
     NOBODY,
+    Input,
     Look,
     fit,
     hidden,
@@ -39,14 +41,16 @@ from attention_core.batches import Batch
 from attention_core.columns import elements
 from attention_core.devices import chosen, keep_freed_memory
 from attention_core.errors import DataError, ExpectationMissed, FarolError, JobError, Stopped, nearest
-from attention_core.frozen import digest
-from attention_core.head import Head, Notice, merged
+from attention_core.frozen import digest, replaced
+from attention_core.head import Head, Known, Notice, merged
 from attention_core.health import NO_WEIGHTS, Health
 from attention_core.job import Job
 from attention_core.jobfile import load
 from attention_core.ledger import Entry, Fingerprint, Footer, compare, pooled_of, versions
 from attention_core.publish import Place, write_whole, writing
+from attention_core.selection import Cut
 from attention_core.sql import row_expression
+from attention_core.states import States
 from attention_core.statistics import NOTHING, Published, Statistics, of_sink, publish
 
 T = TypeVar("T")
@@ -111,10 +115,12 @@ class Run:
     stop: threading.Event = field(default_factory=threading.Event)
     watch: Watch = field(default_factory=Watch)
     began: float = field(default_factory=time.time)
+    states: States = field(init=False)
     look: Look = field(init=False)
     digests: dict[str, str] = field(default_factory=dict, init=False)
 
     def __post_init__(self) -> None:
+        self.states = States(self.place.work / "states")
         chunk_rows = None if self.job.chunk_rows == "auto" else int(self.job.chunk_rows)
         taught = [b.name for b in self.batches] if self.given is None else self.given.taught
         order = {name: i for i, name in enumerate(taught)} or NOBODY
@@ -255,8 +261,17 @@ class Run:
             for name in [n for n in as_they_were if self.given.taught.get(n) != inputs[n].hash]:
                 del as_they_were[name]
             self.look.order = as_they_were or NOBODY
+        if self.given is None:
+            self.look.states = self.states
+            own = {b.name: self._identity(b, inputs[b.name].hash) for b in self.batches}
+            self.look.inputs = {name: Input(id, inputs[name].size) for name, id in own.items()}
         rounds = itertools.count(1)
         return fit(self.look, lambda work: each(f"fit, pass {next(rounds)}", work, self.batches), self.before)
+
+    def _identity(self, batch: Batch, hash: str) -> str:
+        """What a batch's answers depend on beside the questions: its content, and how it is read."""
+        types = tuple((name, str(dtype)) for name, dtype in self.columns.items())
+        return digest((batch.name, hash, types, versions()))
 
     def todo(self, plan: Plan, statistics: Statistics, full: bool, redo: str | None = None) -> list[Batch]:
         """The batches whose output is not there, or not of these rules, this input and these statistics."""
@@ -296,9 +311,15 @@ class Run:
     def digest(self, batch: Batch, statistics: Statistics) -> str:
         """The identity of what the rows of one batch use of the statistics; a run has but one of these."""
         if batch.name not in self.digests:
-            where = [(h, self.look.segments(batch, h, statistics)) for h in self.heads if h.asks()]
-            self.digests[batch.name] = digest(tuple((statistics.of(h, s), s.keys) for h, s in where))
+            where = [(h, self.look.keys(batch, h, statistics)) for h in self.heads if h.asks()]
+            here = tuple((self._seen_from(batch, h, statistics.of(h, keys)), keys) for h, keys in where)
+            self.digests[batch.name] = digest(here)
         return self.digests[batch.name]
+
+    def _seen_from(self, batch: Batch, head: Head, known: Known) -> Any:
+        """What is known, with positions as the rows of a batch see them: batches that come before do not move them."""
+        first = self.look.first(batch, head)
+        return replaced(known, Cut, lambda cut: cut.seen_from(first, MOST_OF_A_PART))
 
     def footers(self, done: Sequence[Footer] = ()) -> list[Footer]:
         """The footers of all outputs of the source: of those that are done now, and of the others as published."""
@@ -346,7 +367,7 @@ class Run:
             "rules": self.rules,
             "versions": versions(),
             "batches": {name: asdict(f) for name, f in inputs.items()},
-            "statistics": {b.name: self.digest(b, statistics) for b in self.batches},
+            "statistics": {f.name: f.statistics for f in self.footers(done)},
             "fitted": self._keep(statistics, inputs),
             "fresh": self.given is None,
         }
@@ -354,6 +375,8 @@ class Run:
         if self.rowless:
             told["unwritten"] = {f.name: asdict(f) for f in self.footers(done)}
         self.place.publish([] if self.rowless else [f.name for f in done], removes, told, tables)
+        if self.given is None:
+            self.states.forget()
 
     def _keep(self, statistics: Statistics, inputs: Mapping[str, Fingerprint]) -> str:
         """Keeps the statistics beside the sink, and gives their id."""
@@ -425,8 +448,8 @@ class Run:
         return same == mine and dict(footer.versions) == versions()
 
     def _stands(self, batch: Batch, status: str, statistics: Statistics) -> bool:
-        if status not in ("done", "depends on the fit"):
-            return False
+        if status != "depends on the fit":
+            return status == "done"
         footer = self._written(batch.name, self.place.last())
         return footer is not None and footer.statistics == self.digest(batch, statistics)
 

@@ -402,6 +402,11 @@ class Cut(Frozen):
     last: Tensor
     largest: bool = True
 
+    def seen_from(self, first: int, rows: int) -> Cut:
+        """The same for so many rows from a position on, whatever stands before and after them."""
+        last = torch.where(self.last < MOST, (self.last - first).clamp(-1, rows), MOST)
+        return self.model_copy(update={"last": last})
+
     def within(self, rows: Rows) -> Tensor:
         """(n,) bool."""
         cut = rows.at(self.value)

@@ -16,7 +16,7 @@ import xxhash
 from torch import Tensor
 
 from attention_core.batches import reading, write_table
-from attention_core.columns import Segments, arrayed, booleans, components, places, series, tensor
+from attention_core.columns import arrayed, booleans, components, places, series, tensor
 from attention_core.contract import Kind
 from attention_core.errors import DataError, JobError
 from attention_core.frozen import Frozen
@@ -34,15 +34,15 @@ class Statistics(Frozen):
     known: dict[str, Known]
     keys: dict[str, pl.DataFrame]
 
-    def of(self, head: Head, segments: Segments) -> Known:
+    def of(self, head: Head, segments: pl.DataFrame | None) -> Known:
         """What a head knows of these segments alone; of those that nobody has seen, that no key taught."""
         known, keys = self.known[head.weights[0]], self.keys.get(scope(head))
-        if keys is None or segments.keys is None or known.count is None:
+        if keys is None or segments is None or known.count is None:
             return known
-        if segments.keys.schema != keys.schema:
+        if segments.schema != keys.schema:
             was = ", ".join(f"{c} {t}" for c, t in keys.schema.items())
             raise DataError(f"the groups are of other types than those that the statistics are about: {was}")
-        at = places(segments.keys, keys)
+        at = places(segments, keys)
         here = known.picked(at.clamp(min=0)) if keys.height else known
         assert here.count is not None
         return here.model_copy(update={"count": torch.where(at < 0, 0, here.count)})

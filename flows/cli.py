@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import gc
 import os
 import shlex
 import signal
@@ -150,6 +152,46 @@ def kinds(kind: str | None = None, /) -> None:
 
 
 @app.command
+def new(
+    source: Annotated[str, Parameter(name="FILE")],
+    /,
+    *,
+    output: Annotated[
+        Path | None, Parameter(name=["--output", "-o"], help="The job file to write; the terminal unless given")
+    ] = None,
+) -> None:
+    """Looks at the data and writes a job file to start from, with comments, that runs as it stands.
+
+    FILE is a Parquet file, a folder of them, or a glob in quotes. As in
+    `farol new data/batches -o job.yaml`, then `farol check job.yaml` and `farol preview job.yaml`.
+
+    Without `--output` the file is printed, and its paths are relative to the working directory. A file that is there
+    is not overwritten.
+    """
+    from flows.new import new, write
+
+    if output is None:
+        sys.stdout.write(new(source))
+    else:
+        print(write(source, output))
+
+
+@app.command
+def schema() -> None:
+    """Prints the JSON Schema of the job file, with which editors check, complete and explain it.
+
+    As in `farol schema > farol.schema.json`, and in the first line of the job file
+    `# yaml-language-server: $schema=farol.schema.json`, which `farol new` writes. Most editors know this line, some
+    through their YAML extension.
+    """
+    import json
+
+    from flows.schema import schema
+
+    print(json.dumps(schema(), indent=2, ensure_ascii=False))
+
+
+@app.command
 def serve(
     *jobs: Path,
     cron: Annotated[str, Parameter(help='When, as in "0 2 * * *": every night at two')],
@@ -182,6 +224,9 @@ def main() -> None:
     arguments = sys.argv[1:]
     debug = "--debug" in arguments
     tokens = [a for a in arguments if a != "--debug"]
+    # torch holds many objects that stay: to look through them for garbage as it is imported and as all ends takes 0.8 s
+    gc.set_threshold(100_000)
+    atexit.register(gc.freeze)
     try:
         app(tokens, exit_on_error=False, print_error=False)
         status = 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal, Self
 
@@ -408,6 +408,9 @@ class OfEach(Question[Components]):
         ids = torch.zeros(n, dtype=torch.int64, device=there.x.device) if there.ids is None else there.ids
         flat = Rows(there.x.reshape(-1), None, _flat(ids[:n], d), rows.size * d)
         return Components(self.question.of(flat), rows.size, d)
+
+    def inner(self) -> Mapping[str, Question[Any]]:
+        return {"state": self.question}
 
     def picked(self, ids: Tensor) -> OfEach:
         return OfEach(question=self.question.picked(_flat(ids, self.d)), d=self.d)

@@ -161,7 +161,7 @@ def test_nothing_but_rows_lies_in_the_sink_and_staging_is_swept(folder):
     folder.run()
     assert all(name.endswith(".parquet") for name in folder.held()) and len(folder.held()) == 2
     here = sorted(p.name for p in (folder.path / "out.farol").iterdir())
-    assert here == ["lock", "published.json", "runs", "statistics"]
+    assert here == ["lock", "published.json", "runs", "states", "statistics"]
     record = json.loads(next((folder.path / "out.farol/runs").iterdir()).read_text())
     assert (record["batches"], record["rows"], record["weights"]["soft_weight"]["rows"]) == (2, 3, 3)
 
@@ -447,7 +447,7 @@ def before_the_kill(path):
 def as_if_nothing_had_happened(folder, whole):
     assert bits(folder.path / "out") == whole
     work = folder.path / "out.farol"
-    assert sorted(p.name for p in work.iterdir()) == ["lock", "published.json", "runs", "statistics"]
+    assert sorted(p.name for p in work.iterdir()) == ["lock", "published.json", "runs", "states", "statistics"]
     fitted = json.loads((work / "published.json").read_text())["fitted"]
     assert [p.name for p in (work / "statistics").iterdir()] == [fitted] and statistics._id(
         work / "statistics" / fitted
@@ -457,12 +457,12 @@ def as_if_nothing_had_happened(folder, whole):
 
 def test_killed_at_any_moment_the_next_run_ends_as_if_nothing_had_happened(tmp_path):
     first = before_the_kill(tmp_path / "first")
-    copies = [Folder(shutil.copytree(first.path, tmp_path / str(i))) for i in range(60)]
+    copies = [Folder(shutil.copytree(first.path, tmp_path / str(i))) for i in range(90)]
     old = bits(first.path / "out")
     first.run()
     whole = bits(first.path / "out")
     ended = killed(1, [c.path / "job.yaml" for c in copies])
-    assert 15 < len(ended) < 60
+    assert 15 < len(ended) < 90
     seen = set()
     for copy in copies[: len(ended)]:
         now = bits(copy.path / "out")  # a reader finds whole files, of one run or of the other
