@@ -6,7 +6,7 @@ import math
 from typing import Self
 
 import torch
-from pydantic import Field, model_validator
+from pydantic import Field, FiniteFloat, model_validator
 from torch import Tensor
 
 from attention_core.contract import Fit, Kind, Rows, nothing
@@ -98,11 +98,11 @@ class Scale(Kind[Factor]):
     sum_at_most: a scope whose weights sum to more is scaled down to this.
     """
 
-    mean: float | None = None
-    sum: float | None = None
-    min: float | None = None
-    max: float | None = None
-    sum_at_most: float | None = Field(default=None, ge=0)
+    mean: FiniteFloat | None = None
+    sum: FiniteFloat | None = None
+    min: FiniteFloat | None = None
+    max: FiniteFloat | None = None
+    sum_at_most: FiniteFloat | None = Field(default=None, ge=0)
 
     @model_validator(mode="after")
     def _one(self) -> Self:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 import polars as pl
-from pydantic import BeforeValidator, Field, ValidationInfo, field_validator, model_validator
+from pydantic import BeforeValidator, Field, ValidationInfo, WrapValidator, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from attention_core import scores, weights
@@ -42,12 +42,17 @@ def _word(value: object) -> object:
     return {"kind": value} if isinstance(value, str) else value
 
 
+def _own(base: type[Kind[Any]]) -> WrapValidator:
+    """Lets a kind of one's own through, which no job file can name."""
+    return WrapValidator(lambda value, check: value if isinstance(value, base) else check(value))
+
+
 if TYPE_CHECKING:
     AnyScore = Score[Any]
     AnyWeight = Weight[Any]
 else:  # derived from what the families define, which a type checker cannot follow
-    AnyScore = Annotated[union(SCORES), Field(discriminator="kind"), BeforeValidator(_word)]
-    AnyWeight = Annotated[union(WEIGHTS), Field(discriminator="kind"), BeforeValidator(_word)]
+    AnyScore = Annotated[union(SCORES), Field(discriminator="kind"), BeforeValidator(_word), _own(Score)]
+    AnyWeight = Annotated[union(WEIGHTS), Field(discriminator="kind"), BeforeValidator(_word), _own(Weight)]
 
 
 class Match(Frozen):

@@ -25,7 +25,8 @@ class Score(Kind[K]):
     @property
     def word(self) -> str:
         """The word that names it in a job file."""
-        return str(type(self).model_fields["kind"].default)
+        field = type(self).model_fields.get("kind")
+        return str(field.default if field else type(self).__name__)
 
     def looks_at(self, key: str | None) -> pl.Expr:
         """The numbers of a row that are scored, before Polars hands them over."""

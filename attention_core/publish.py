@@ -1,4 +1,4 @@
-"""From staging to its place: the lock, the staging folder, the journal, and the renames."""
+"""From staging to its place: the staging folder, the journal, and the renames."""
 
 from __future__ import annotations
 
@@ -11,9 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
-from attention_core.errors import DataError, FarolError, JobError, SinkBusy
+from attention_core.errors import DataError, FarolError, JobError
+from attention_core.hold import Check, held
 
 
 @dataclass(frozen=True)
@@ -22,13 +21,19 @@ class Place:
 
     sink: Path
     work: Path
+    run: str = "0"  # the name of this run's own folder in staging, so that one that was replaced finds nothing to move
+
+    @property
+    def staging(self) -> Path:
+        """What this run has made and not published yet."""
+        return self.work / "staging" / self.run
 
     def staged(self, name: str) -> Path:
         """A finished output that is not published yet; its name does not end in .parquet, so nobody reads it."""
-        return self.work / "staging" / f"{name}.staged"
+        return self.staging / f"{name}.staged"
 
     def unfinished(self, name: str) -> Path:
-        return self.work / "staging" / f"{name}.part"
+        return self.staging / f"{name}.part"
 
     def output(self, name: str) -> Path:
         return self.sink / name
@@ -43,7 +48,7 @@ class Place:
         return self.pooled / f"{rule}.parquet"
 
     def staged_table(self, rule: str) -> Path:
-        return self.work / "staging" / ".pooled" / f"{rule}.staged"
+        return self.staging / ".pooled" / f"{rule}.staged"
 
     def statistics(self, id: str) -> Path:
         """The folder of what was known in a run: one that is published never changes."""
@@ -51,7 +56,7 @@ class Place:
 
     @property
     def staged_statistics(self) -> Path:
-        return self.work / "staging" / ".statistics"
+        return self.staging / ".statistics"
 
     def keep_statistics(self, id: str) -> None:
         """Gives staged statistics their place; until `published.json` names them, nobody looks at them."""
@@ -62,6 +67,7 @@ class Place:
 
     @property
     def journal(self) -> Path:
+        """What a publish does, while it does it."""
         return self.work / "journal.json"
 
     @property
@@ -98,24 +104,33 @@ class Place:
         return self
 
     @contextmanager
-    def held(self) -> Iterator[None]:
+    def held(self) -> Iterator[Check]:
         """Holds the sink while it is written to, after finishing what an interrupted run left.
+
+        Gives the check that `publish` wants.
 
         Raises:
             SinkBusy: while another run holds it.
         """
         with writing(self.work):
             self.work.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(self.work / "lock", timeout=0)
-        try:
-            lock.acquire()
-        except Timeout:
-            raise SinkBusy(f"{self.sink}: another run holds this sink; wait for it, or give this job its own") from None
-        try:
-            self.recover()
-            yield
-        finally:
-            lock.release()
+        with held(self.work / "lock", self.sink) as check:
+            with writing(self.sink):
+                self._adopt()
+                self.recover(check)
+                self.staging.mkdir(parents=True, exist_ok=True)
+            yield check
+
+    def _adopt(self) -> None:
+        """Takes over what an interrupted run had finished, and nothing that it may still have open."""
+        for part in self.staging.parent.rglob("*.part"):
+            part.unlink(missing_ok=True)
+        publishing = json.loads(self.journal.read_text())["run"] if self.journal.is_file() else None
+        left = sorted(self.staging.parent.glob("*"), key=lambda f: (f.name == publishing, f.stat().st_mtime_ns))
+        for other in left[:-1]:
+            shutil.rmtree(other)
+        for last in left[-1:]:
+            os.replace(last, self.staging)
 
     def keep_finished(self, unfinished: Path, name: str) -> None:
         """Marks an output as whole."""
@@ -123,39 +138,53 @@ class Place:
         _sync(self.staged(name).parent)
 
     def publish(
-        self, moves: Sequence[str], removes: Sequence[str], published: Mapping[str, Any], tables: Sequence[str] = ()
+        self,
+        check: Check,
+        moves: Sequence[str],
+        removes: Sequence[str],
+        published: Mapping[str, Any],
+        tables: Sequence[str] = (),
     ) -> None:
-        """Renames staged outputs into their places; if interrupted, the next run finishes it."""
+        """Renames staged outputs into their places; if interrupted, the next run finishes it.
+
+        check: that this run still holds the sink.
+        """
         with writing(self.sink):
             if moves:
                 self.sink.mkdir(parents=True, exist_ok=True)
-            told = {"moves": list(moves), "removes": list(removes), "tables": list(tables), "published": published}
-            write_whole(self.journal, json.dumps(told))
-            self.recover()
+            told = {"moves": list(moves), "removes": list(removes), "tables": list(tables), "run": self.run}
+            check()
+            # from among what it moves: who took that away, took the journal with it
+            write_whole(self.journal, json.dumps(told | {"published": published}), self.staging)
+            self.recover(check)
 
-    def recover(self) -> None:
+    def recover(self, check: Check) -> None:
         """Finishes a publish that the journal tells of."""
         if not self.journal.is_file():
             return
         told = json.loads(self.journal.read_text())
         folders = {self.sink}
         for name in told["moves"]:
+            check()
             _moved(self.staged(name), self.output(name))
             folders |= {p for p in self.output(name).parents if p.is_relative_to(self.sink)}
-        for rule in told.get("tables", ()):
+        for rule in told["tables"]:
+            check()
             _moved(self.staged_table(rule), self.table(rule))
             folders.add(self.table(rule).parent)
         for name in told["removes"]:
+            check()
             self.output(name).unlink(missing_ok=True)
             folders.add(self.output(name).parent)
         for folder in folders:
             if folder.is_dir():
                 _sync(folder)
+        check()
         write_whole(self.published, json.dumps(told["published"], indent=1, sort_keys=True))
-        shutil.rmtree(self.work / "staging", ignore_errors=True)
         for other in (self.work / "statistics").glob("*"):
             if other.name != told["published"].get("fitted"):
                 shutil.rmtree(other, ignore_errors=True)
+        shutil.rmtree(self.staging.parent, ignore_errors=True)
         self.journal.unlink()  # last: until then the next run does all this again
 
 
@@ -166,10 +195,9 @@ def _moved(staged: Path, to: Path) -> None:
         os.replace(staged, to)
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Writes a small file so that it is there whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
+def write_whole(path: Path, text: str, by: Path | None = None) -> None:
+    """Writes a small file so that it is there whole or not at all; both folders are there. by: where it is written."""
+    part = (by or path.parent) / f"{path.name}.part"
     with part.open("w") as file:
         file.write(text)
         file.flush()

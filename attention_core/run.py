@@ -7,6 +7,7 @@ import itertools
 import json
 import math
 import os
+import secrets
 import shutil
 import threading
 import time
@@ -44,6 +45,7 @@ from attention_core.errors import DataError, ExpectationMissed, FarolError, JobE
 from attention_core.frozen import digest, replaced
 from attention_core.head import Head, Known, Notice, merged
 from attention_core.health import NO_WEIGHTS, Health
+from attention_core.hold import Check
 from attention_core.job import Job
 from attention_core.jobfile import load
 from attention_core.ledger import Entry, Fingerprint, Footer, compare, pooled_of, versions
@@ -135,7 +137,7 @@ class Run:
         """
         found = batches.find(job.source.paths(), job.source.hive)
         chosen = _chosen(found, job.source.where)
-        place = Place(job.sink.path, job.work())
+        place = Place(job.sink.path, job.work(), secrets.token_hex(4))
         _apart(job, place)
         own = _one_schema(chosen)
         columns = own | dict(chosen[0].types)
@@ -355,6 +357,7 @@ class Run:
 
     def publish(
         self,
+        check: Check,
         done: Sequence[Footer],
         statistics: Statistics,
         inputs: Mapping[str, Fingerprint],
@@ -374,7 +377,7 @@ class Run:
         removes = self._gone() if self.job.sink.gone == "remove" else ()
         if self.rowless:
             told["unwritten"] = {f.name: asdict(f) for f in self.footers(done)}
-        self.place.publish([] if self.rowless else [f.name for f in done], removes, told, tables)
+        self.place.publish(check, [] if self.rowless else [f.name for f in done], removes, told, tables)
         if self.given is None:
             self.states.forget()
 
@@ -396,7 +399,9 @@ class Run:
     def record(self, outcome: Mapping[str, Any]) -> None:
         """Writes what happened to the work folder's history of runs."""
         at = dt.datetime.fromtimestamp(self.began, dt.UTC).strftime("%Y-%m-%dT%H-%M-%S.%f")
-        write_whole(self.place.work / "runs" / f"{at}.json", as_json(outcome))
+        runs = self.place.work / "runs"
+        runs.mkdir(exist_ok=True)
+        write_whole(runs / f"{at}.json", as_json(outcome))
 
     def _frames(self, batch: Batch, statistics: Statistics, health: dict[str, Health]) -> Iterator[pl.DataFrame]:
         names = self.output_columns()
@@ -548,7 +553,7 @@ def execute(run: Run, full: bool = False, redo: str | None = None, each: Each | 
         return Outcome(run, plan, 0, 0, time.monotonic() - began, health)
     run.place.checked()
     each = each or threads(run)
-    with run.place.held(), one_thread():
+    with run.place.held() as check, one_thread():
         inputs = run.hash(each)
         statistics = run.fit(each, inputs)
         planned = run.plan(inputs)
@@ -558,7 +563,7 @@ def execute(run: Run, full: bool = False, redo: str | None = None, each: Each | 
         footers = run.footers(done)
         health = run.health(footers)
         run.expect(health, sum(f.rows for f in footers))
-        run.publish(done, statistics, inputs, pooled)
+        run.publish(check, done, statistics, inputs, pooled)
         outcome = Outcome(run, plan, len(done), sum(f.rows for f in done), time.monotonic() - began, health)
         run.record(outcome.plain())
     return outcome

@@ -6,6 +6,7 @@ import datetime as dt
 from typing import Literal
 
 import polars as pl
+from pydantic import FiniteFloat
 from torch import Tensor
 
 from attention_core.contract import Fit, Rows
@@ -34,8 +35,8 @@ class Recency(Score[Now | None]):
 
     kind: Literal["recency"] = "recency"
     unit: Literal["seconds", "minutes", "hours", "days"] | None = None
-    now: Literal["latest"] | float | dt.datetime | dt.date = "latest"
-    offset: float = 0.0
+    now: Literal["latest"] | FiniteFloat | dt.datetime | dt.date = "latest"
+    offset: FiniteFloat = 0.0
 
     def bound(self, dtype: pl.DataType | None) -> Recency:
         super().bound(dtype)

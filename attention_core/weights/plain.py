@@ -67,7 +67,7 @@ class Exponential(Weight[None]):
     """
 
     kind: Literal["exponential"] = "exponential"
-    half_life: float = Field(gt=0)
+    half_life: float = Field(gt=0, allow_inf_nan=False)
 
     def __call__(self, rows: Rows, known: None) -> Tensor:
         return torch.exp(rows.x / self.half_life * math.log(2))  # torch's exp2 depends on where a row stands

@@ -11,6 +11,10 @@ from polars.testing import assert_frame_equal
 
 from attention_core.attention import attend
 from attention_core.errors import DataError, JobError
+from attention_core.frozen import Frozen
+from attention_core.job import Rule
+from attention_core.kinds import Score, Weight
+from attention_core.questions import Extent
 
 RULES = [
     {"key": "a", "score": {"kind": "threshold", "above": 0.5}, "weight": "step"},
@@ -287,3 +291,40 @@ def test_a_cast_that_fails_names_the_rule():
 def test_values_beside_one_key_of_a_row():
     out = attend(SMALL, [{"key": ["a"], "value": ["a", "b"], "over": "row"}])
     assert out["b_weighted"].to_list() == [1, 4]
+
+
+class Ends(Frozen):
+    low: torch.Tensor
+    high: torch.Tensor
+
+
+class Stretched(Score[Ends]):
+    """A kind of one's own: where the key lies between the least and the greatest of its scope."""
+
+    power: float = 1.0
+
+    def fit(self):
+        extent = yield Extent()
+        return Ends(low=extent.low, high=extent.high)
+
+    def __call__(self, rows, known):
+        low, high = rows.at(known.low), rows.at(known.high)
+        return ((rows.x - low) / (high - low)) ** self.power
+
+
+class Halved(Weight[None]):
+    """Another, with nothing to ask."""
+
+    def __call__(self, rows, known):
+        return rows.x / 2
+
+
+@pytest.mark.parametrize("form", [lambda r: r, lambda r: Rule(**r)], ids=["mapping", "object"])
+def test_a_kind_of_ones_own(form):
+    f = pl.DataFrame({"x": [1.0, 3.0, None, 2.0], "g": [1, 1, 1, 2]})
+    rule = form({"key": "x", "score": Stretched(power=2.0), "weight": Halved(), "apply": "weights"})
+    assert attend(f, [rule])["x_weight"].to_list() == [0, 0.5, None, 0.125]
+    again = attend(f, [rule, {"key": "x_weight", "name": "more", "over": {"group": ["g"]}, "score": Stretched()}])
+    assert again["more_weight"].to_list()[:3] == [0, 1, None]
+    with pytest.raises(JobError, match="score"):
+        attend(f, [{"key": "x", "score": Halved()}])

@@ -119,7 +119,11 @@ def test_power_refuses_what_is_no_real_number():
         ("entmax", {"alpha": math.inf}),
         *[(w, {f: v}) for w, f in [("sigmoid", "temperature"), ("gaussian", "width")] for v in (0, -1, math.inf)],
         *[(w, {"at": v}) for w in ("huber", "bisquare") for v in (0, -1, math.inf, math.nan)],
-        *[("entmax", {"temperature": v}) for v in (0, -1, math.inf)],
+        *[(w, {"temperature": v}) for w in ("softmax", "entmax") for v in (0, -0.0, -1, math.inf, math.nan)],
+        ("exponential", {}),
+        *[("exponential", {"half_life": v}) for v in (0, -1, math.nan)],
+        ("step", {"high": math.inf}),
+        ("linear", {"high": math.inf}),
     ],
 )
 def test_impossible_parameters_are_refused(word, wrong):

@@ -5,12 +5,38 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 
-from attention_core.run import run
-from tests.benchmarks.job_files import ATTENTION, write_job
+import polars as pl
+
+from attention_core.attention import one_thread
+from attention_core.devices import keep_freed_memory
+from attention_core.run import opened, run, threads
+from tests.benchmarks.job_files import TABLES, write_job
 
 
 def do(job: str, source: Path, out: Path) -> None:
     run(write_job(job, source, out))
 
 
-PEERS = {f"{job}/farol": partial(do, job) for job in ATTENTION}
+def pool(source: Path, out: Path) -> None:
+    run(write_job("pool", source, out / "rows"))  # the table's folder lies beside that of the rows
+
+
+def median(source: Path, out: Path) -> None:
+    """The fit alone, as a run makes it, the inputs' hashes included, by which it keeps states: no row is written."""
+    keep_freed_memory()
+    job = opened(write_job("median", source, out))
+    with one_thread():
+        each = threads(job)
+        spread = job.fit(each, job.hash(each)).known["a_weight"].kinds[0]
+    found = pl.DataFrame({"median": spread.middle.numpy(), "mad": spread.width.numpy()})
+    found.write_parquet(out / f"{TABLES['median']}.parquet")
+
+
+PEERS = {
+    "elementwise/farol": partial(do, "elementwise"),
+    "one-column/farol": partial(do, "one-column"),
+    "zscore-softmax/farol": partial(do, "zscore-softmax"),
+    "group-softmax/farol": partial(do, "group-softmax"),
+    "pool/farol": pool,
+    "median/farol": median,
+}

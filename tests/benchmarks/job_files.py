@@ -27,7 +27,24 @@ ATTENTION = {
     weight: softmax
     apply: weights
 """,
+    "pool": """
+  - name: users
+    key: a
+    value: v
+    over: {group: [user]}
+    weight: softmax
+    apply: pool
+""",
+    "median": """
+  - key: a
+    score: robust_zscore
+    apply: weights
+""",
 }
+# What is written of the rows, where they are not the point; all of it unless said.
+COLUMNS = {"pool": "none"}
+# The table that a job is about, where that is not the rows.
+TABLES = {"pool": "users", "median": "spread"}
 
 
 def write_job(job: str, source: Path, out: Path) -> Path:
@@ -37,7 +54,7 @@ def write_job(job: str, source: Path, out: Path) -> Path:
     path.write_text(
         f"name: {job}\n"
         f"source: {{path: {quoted['source']}}}\n"
-        f"sink: {{path: {quoted['out']}, compression: zstd}}\n"
+        f"sink: {{path: {quoted['out']}, compression: zstd, columns: {COLUMNS.get(job, 'all')}}}\n"
         f"attention:{ATTENTION[job]}"
     )
     return path

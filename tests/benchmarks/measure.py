@@ -18,7 +18,7 @@ from pathlib import Path
 from statistics import median
 
 from tests.benchmarks import TOP
-from tests.benchmarks.job_files import write_job
+from tests.benchmarks.job_files import TABLES, write_job
 
 PREFECT_ROUNDS = 3
 PREFECT_BATCHES = 100  # a flow has at most some 150 tasks: below that, a batch is a task
@@ -31,7 +31,8 @@ class Failed(Exception):
 @dataclass(frozen=True)
 class Measured:
     seconds: float
-    megabytes: float
+    megabytes: float  # at the peak
+    beyond: float  # the peak less the one that the imports came to
 
 
 Results = dict[str, list[Measured]]
@@ -40,6 +41,11 @@ Peaks = dict[str, tuple[float, float]]
 
 def last_line(text: str) -> str:
     return (text.strip().splitlines() or [""])[-1]
+
+
+def in_megabytes(peak: int) -> float:
+    """A peak as the kernel counts it, in a unit that is its own."""
+    return peak * (1 if sys.platform == "darwin" else 1024) / 1e6
 
 
 def child(command: Sequence[str], env: dict[str, str] | None = None) -> tuple[str, float, float]:
@@ -55,17 +61,17 @@ def child(command: Sequence[str], env: dict[str, str] | None = None) -> tuple[st
         printed, complaint = last_line(out.read()), last_line(err.read())
     if process.returncode:
         raise Failed(complaint or f"exit status {process.returncode}")
-    return printed, seconds, usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e6
+    return printed, seconds, in_megabytes(usage.ru_maxrss)
 
 
 def script(module: str, *arguments: object) -> tuple[str, float, float]:
     return child([sys.executable, "-m", f"tests.benchmarks.{module}", *map(str, arguments)])
 
 
-def made(bench: Path, rows: int, files: int | None = None) -> Path:
+def made(bench: Path, rows: int, files: int | None = None, kind: str = "rows") -> Path:
     """The folder that holds so many rows."""
     extra = () if files is None else ("--files", files)
-    return Path(script("make_data", "--folder", bench, "--rows", rows, *extra)[0])
+    return Path(script("make_data", "--folder", bench, "--rows", rows, "--kind", kind, *extra)[0])
 
 
 def emptied(folder: Path) -> Path:
@@ -79,7 +85,8 @@ def measure(name: str, source: Path, place: Path) -> Measured:
     out = emptied(place) / "rows"
     os.sync()
     printed, _, megabytes = script("peers", name, source, out)
-    done = Measured(json.loads(printed)["seconds"], megabytes)
+    said = json.loads(printed)
+    done = Measured(said["seconds"], megabytes, megabytes - said["imports"])
     print(f"  {name}: {done.seconds:.2f} s, {done.megabytes:.0f} MB", file=sys.stderr)
     return done
 
@@ -93,8 +100,10 @@ def warm_up(names: Iterable[str], source: Path, bench: Path) -> dict[str, str]:
         place = bench / "warm-up" / name.replace("/", "-")
         try:
             measure(name, source, place)
-            reference = references.setdefault(name.partition("/")[0], place)
-            script("check", source, reference / "rows", place / "rows")
+            job = name.partition("/")[0]
+            reference = references.setdefault(job, place)
+            table = [TABLES[job]] if job in TABLES else []
+            script("check", source, reference / "rows", place / "rows", *table)
         except Failed as failed:
             failures[name] = str(failed)
             print(f"  {name} FAILED: {failed}", file=sys.stderr)

@@ -19,8 +19,26 @@ TIME_TARGETS = [
     ("elementwise/farol", "elementwise/duckdb", 0.65),
     ("elementwise/farol", "elementwise/pandas-torch", 0.5),
     ("zscore-softmax/farol", "one-column/farol", 1.6),
+    ("zscore-softmax/farol", "one-column/farol", 1.35),
     ("group-softmax/farol", "group-softmax/polars", 1.3),
+    ("group-softmax/farol", "group-softmax/polars", 0.55),
+    ("group-softmax/farol", "group-softmax/duckdb", 0.65),
+    ("group-softmax/farol", "group-softmax/polars-joins", 1.0),
+    ("group-softmax/farol", "group-softmax/polars-narrow", 1.0),
+    ("pool/farol", "pool/polars", 1.0),
+    ("pool/farol", "pool/duckdb", 1.0),
+    ("median/farol", "median/polars", 3.0),
 ]
+# Peak memory of the first over that of the second, at most.
+PEAK_TARGETS = [
+    ("group-softmax/farol", "group-softmax/polars", 1.0),
+    ("group-softmax/farol", "group-softmax/duckdb", 1.0),
+    ("group-softmax/farol", "group-softmax/polars-narrow", 1.0),
+    ("pool/farol", "pool/polars", 1.0),
+    ("pool/farol", "pool/duckdb", 1.0),
+]
+# The same of what stands above the peak of the imports.
+BEYOND_TARGETS = [("median/farol", "median/polars", 0.1)]
 MEMORY_TARGET = 1.15  # peak memory for four times the rows, over that for the rows
 BEGIN, END = "<!-- last measured -->", "<!-- end of last measured -->"
 
@@ -72,6 +90,10 @@ def table(header: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(row)} |" for row in padded)
 
 
+def largest(runs: Sequence[Measured], which: str) -> float:
+    return max(float(getattr(run, which)) for run in runs)
+
+
 def peers_table(results: Results) -> str:
     lines = []
     for name, runs in results.items():
@@ -85,10 +107,11 @@ def peers_table(results: Results) -> str:
                 f"{median(seconds):.2f}",
                 f"{min(seconds):.2f}–{max(seconds):.2f}",
                 str(Ratio.of(farol, runs)) if farol and peer != "farol" else "",
-                f"{max(run.megabytes for run in runs):.0f}",
+                f"{largest(runs, 'megabytes'):.0f}",
+                f"{largest(runs, 'beyond'):.0f}",
             ]
         )
-    return table(["job", "peer", "median s", "min–max s", "Farol / peer (min–max)", "peak MB"], lines)
+    return table(["job", "peer", "median s", "min–max s", "Farol / peer (min–max)", "peak MB", "beyond imports"], lines)
 
 
 def targets_table(results: Results, peaks: Peaks | None) -> str:
@@ -104,6 +127,14 @@ def targets_table(results: Results, peaks: Peaks | None) -> str:
             lines.append(line(what, target, ratio.median, str(ratio)))
         else:
             lines.append(line(what, target, None, "not measured"))
+    for which, targets in (("megabytes", PEAK_TARGETS), ("beyond", BEYOND_TARGETS)):
+        for ours, theirs, target in targets:
+            what = f"{ours} / {theirs}: peak memory{' beyond imports' if which == 'beyond' else ''}"
+            if ours in results and theirs in results:
+                mine, other = largest(results[ours], which), largest(results[theirs], which)
+                lines.append(line(what, target, mine / other, f"{mine / other:.2f} ({mine:.0f} MB / {other:.0f} MB)"))
+            else:
+                lines.append(line(what, target, None, "not measured"))
     for name, (few, many) in (peaks or {}).items():
         what = f"{name}: peak memory, four times the rows / the rows"
         lines.append(line(what, MEMORY_TARGET, many / few, f"{many / few:.2f} ({many:.0f} MB / {few:.0f} MB)"))

@@ -24,7 +24,15 @@ GROUPS = {
         "elementwise/farol",
     ],
     "zscore-softmax": ["one-column/polars", "one-column/farol", "zscore-softmax/polars", "zscore-softmax/farol"],
-    "group-softmax": ["group-softmax/polars", "group-softmax/polars-joins", "group-softmax/farol"],
+    "group-softmax": [
+        "group-softmax/polars",
+        "group-softmax/polars-joins",
+        "group-softmax/polars-narrow",
+        "group-softmax/duckdb",
+        "group-softmax/farol",
+    ],
+    "pool": ["pool/polars", "pool/duckdb", "pool/farol"],
+    "median": ["median/polars", "median/farol"],
 }
 # Plans that were found slower, to choose again where the cores or the versions are others.
 VARIANTS = {
@@ -34,7 +42,9 @@ VARIANTS = {
         "elementwise/polars-eager",
         "elementwise/polars-dataset",
         "elementwise/duckdb-one-by-one",
-    ]
+    ],
+    "group-softmax": ["group-softmax/duckdb-one-by-one"],
+    "pool": ["pool/polars-struct", "pool/duckdb-windows"],
 }
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -80,7 +90,7 @@ def main() -> None:
     failures: dict[str, str] = {}
     for group in GROUPS if given.only is None else {given.only} & set(GROUPS):
         names = chosen(group, given)
-        source = made(bench, given.rows)
+        source = made(bench, given.rows // 10, kind="vectors") if group == "pool" else made(bench, given.rows)
         failures |= warm_up(names, source, bench)
         able = [name for name in names if name not in failures]
         results |= attempt(group, failures, rounds, able, source, bench, given.rounds) or {}
