@@ -5,10 +5,13 @@ from __future__ import annotations
 import base64
 import datetime as dt
 import glob
+import io
+import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import unquote
@@ -18,32 +21,46 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from polars.io.plugins import register_io_source
 
-from attention_core.errors import DataError, FarolError, JobError
+from attention_core.errors import DataError, FarolError, JobError, Unreadable
 
 ROW_GROUP_BYTES = 128 << 20
+READ = "cannot be read"
+WRITTEN = "written as it is"
 _WILD = re.compile(r"[*?\[]")
 _HIVE = re.compile(r"^([^=]+)=(.*)$")
 _WHOLE = re.compile(r"^-?[0-9]{1,19}$")
+_FOREIGN = re.compile(r"field_id=-?\d+ (.+) \(((?:Variant|Geometry|Geography|Unknown|Interval)\b.*)\)", re.IGNORECASE)
+_ROW = "#row"
+_BEYOND = (1 << 63) - 1  # what Polars makes of INT96 that nanoseconds cannot hold
 
 
 @dataclass(frozen=True)
 class Batch:
-    """One input file. name: its path under its root, with forward slashes; partitions: what its folders say."""
+    """One input file. name: its path under its root, with forward slashes; partitions: what its folders say.
+
+    reads: columns that are read as another type than the file's, or as nulls where it has none.
+    """
 
     path: Path
     name: str
     partitions: Mapping[str, Any] = field(default_factory=dict)
     types: Mapping[str, pl.DataType] = field(default_factory=dict)
+    reads: Mapping[str, pl.DataType] = field(default_factory=dict)
 
     def own(self) -> dict[str, pl.DataType]:
-        """The columns that the file itself has."""
-        with reading(self.path):
-            return dict(pl.scan_parquet(self.path, hive_partitioning=False, glob=False).collect_schema())
+        """The columns that the file itself has; one of a type that Polars can only name is an Object."""
+        with reading(self.path, blame=self._foreign):
+            schema = self._scan().collect_schema()
+        if not _fails(schema.to_frame):
+            return dict(schema)
+        return {n: pl.Object() if _fails(pl.Schema({n: t}).to_frame) else t for n, t in schema.items()}
 
     def arrow_schema(self) -> pa.Schema:
-        """The file's schema, as it is written in it."""
-        with reading(self.path):
-            return pq.read_schema(self.path)
+        """The file's schema, as it is written in it, without what an earlier run said of itself."""
+        with self._footer() as file:
+            schema, beside = file.schema_arrow, file.metadata.metadata or {}
+        kept = {k: v for k, v in {**(schema.metadata or {}), **beside}.items() if k not in (b"farol", b"ARROW:schema")}
+        return schema.with_metadata(kept or None)
 
     def rows(self) -> int:
         """How many rows the row groups hold.
@@ -51,15 +68,11 @@ class Batch:
         Raises:
             DataError: where the footer counts others, since Polars would read that many without a word.
         """
-        with reading(self.path), pq.ParquetFile(self.path) as file:
-            counted = sum(file.metadata.row_group(i).num_rows for i in range(file.metadata.num_row_groups))
-            if counted != file.metadata.num_rows:
-                raise DataError(f"{self.path}: the footer counts {file.metadata.num_rows} rows, its parts {counted}")
-            return int(counted)
+        return self._contents()[0]
 
     def row_group_rows(self) -> int | None:
         """As many rows as the largest row group has, and no more than fit in 128 MiB."""
-        with reading(self.path), pq.ParquetFile(self.path) as file:
+        with self._footer() as file:
             groups = [file.metadata.row_group(i) for i in range(file.metadata.num_row_groups)]
         rows = max((g.num_rows for g in groups), default=0)
         if not rows:
@@ -73,24 +86,104 @@ class Batch:
         An empty file is one empty chunk.
 
         Where the file has a column that its folders have too, all columns (None) hold it as `in_file` calls it.
+
+        Raises:
+            DataError: where a column cannot be read, or not all of it.
         """
-        with reading(self.path):
-            lazy = pl.scan_parquet(self.path, hive_partitioning=False, glob=False)
-            if columns is None:
-                lazy = lazy.rename({c: in_file(c) for c in self.partitions}, strict=False)
-            else:
-                own = [c for c in columns if c not in self.partitions]
-                lazy = lazy.select(own or lazy.collect_schema().names()[:1])
-            start, folders = 0, self._partition_columns()
+        there, old = self._contents()
+        absent = self._absent()
+        own = None if columns is None else [c for c in columns if c not in self.partitions and c not in absent]
+        with reading(self.path, blame=lambda: self._unreadable(own)):
+            if own is None:
+                lazy = self._scan().rename({c: in_file(c) for c in self.partitions}, strict=False)
+            else:  # a frame has as many rows as its columns, so there must be one
+                lazy = self._scan().select(own) if own else self._scan(row_index_name=_ROW).select(_ROW)
+            start, folders = 0, self._partition_columns(absent)
             for frame in lazy.collect_batches(chunk_size=rows, maintain_order=True):
-                for chunk in frame.iter_slices(rows):
+                if old:
+                    self._refuse_beyond(frame)
+                for chunk in map(self._as_agreed, frame.iter_slices(rows)):
                     yield start, chunk.with_columns(folders) if folders else chunk
                     start += chunk.height
+            if start != there:  # a panic ends the batches without a word
+                raise pl.exceptions.ComputeError(f"{start} of {there} rows can be decoded")
             if not start:
-                yield 0, lazy.limit(0).collect().with_columns(folders)
+                yield 0, self._as_agreed(lazy.limit(0).collect()).with_columns(folders)
 
-    def _partition_columns(self) -> list[pl.Expr]:
-        return [pl.lit(value, dtype=self.types[name]).alias(name) for name, value in self.partitions.items()]
+    def _scan(self, **how: Any) -> pl.LazyFrame:
+        return pl.scan_parquet(self.path, hive_partitioning=False, glob=False, **how)
+
+    @contextmanager
+    def _footer(self) -> Iterator[pq.ParquetFile]:
+        with reading(self.path, blame=self._unknown_to_arrow), pq.ParquetFile(self.path) as file:
+            yield file
+
+    def _contents(self) -> tuple[int, bool]:
+        """How many rows there are, and whether any of their times are INT96."""
+        with self._footer() as file:
+            counted = sum(file.metadata.row_group(i).num_rows for i in range(file.metadata.num_row_groups))
+            if counted != file.metadata.num_rows:
+                raise DataError(f"{self.path}: the footer counts {file.metadata.num_rows} rows, its parts {counted}")
+            columns = (file.schema.column(i) for i in range(len(file.schema)))
+            return int(counted), any(column.physical_type == "INT96" for column in columns)
+
+    def _refuse_beyond(self, frame: pl.DataFrame) -> None:
+        beyond = [column.name for column in frame.get_columns() if _latest(column) == _BEYOND]
+        if beyond:
+            said = dict.fromkeys(beyond, "INT96, some of it outside the years 1677 to 2262 of nanoseconds")
+            raise DataError(f"{self.path}: {_cannot(said, 'read')}")
+
+    def _unreadable(self, columns: Sequence[str] | None) -> str:
+        """Which of the columns cannot be read; each is tried alone."""
+        lazy, rows, types = self._scan(), self.rows(), self.arrow_schema()
+        tried = lazy.collect_schema().names() if columns is None else columns
+        wrong = [n for n in tried if _fails(lambda n=n: lazy.select(n).collect().height == rows)]  # type: ignore[misc]
+        return f"{self.path}: {_cannot({n: types.field(n).type for n in wrong}, 'read')}" if wrong else ""
+
+    def _foreign(self) -> str:
+        """Which column keeps Polars from opening the file."""
+        try:
+            with pq.ParquetFile(self.path) as file:
+                arrow, annotated = file.schema_arrow, _FOREIGN.search(str(file.schema))
+        except (OSError, pa.ArrowException):
+            return ""
+        strange = annotated.groups() if annotated else _first_unknown({f.name: f.type for f in arrow}, _of_arrow)
+        return f"{self.path}: cannot be read: {_column(*strange)}" if strange else ""
+
+    def _unknown_to_arrow(self) -> str:
+        """Which column of Polars' own keeps Arrow from opening the file."""
+        strange = _first_unknown(self.own(), lambda dtype: pl.Schema({"": dtype}).to_frame().to_arrow().schema)
+        return f"{self.path}: cannot be read: {_column(*strange)}" if strange else ""
+
+    def _absent(self) -> dict[str, pl.DataType]:
+        """The columns that are nulls, since the file has none of them."""
+        there = self._scan().collect_schema() if self.reads else {}
+        return {n: t for n, t in self.reads.items() if n not in there}
+
+    def _as_agreed(self, chunk: pl.DataFrame) -> pl.DataFrame:
+        named = {self._called(n): t for n, t in self.reads.items()}
+        casts = [self._widened(chunk[n], t) for n, t in named.items() if n in chunk.columns]
+        return chunk.with_columns(casts) if casts else chunk
+
+    def _widened(self, column: pl.Series, dtype: pl.DataType) -> pl.Series:
+        """The same numbers as another type."""
+        wide = column.cast(dtype)
+        if column.dtype.is_integer() and dtype.is_float():
+            lost = column.filter(wide.cast(column.dtype, strict=False).ne_missing(column))
+            if len(lost):
+                what = f"column {column.name!r} has {lost[0]}, which {dtype} does not hold exactly"
+                raise DataError(f"{self.path}: {what}; cast it in the source")
+        return wide
+
+    def _called(self, column: str) -> str:
+        """What chunks call a column of the file, where its folders have it too."""
+        return in_file(column) if column in self.partitions else column
+
+    def _partition_columns(self, absent: Mapping[str, pl.DataType]) -> list[pl.Expr]:
+        nulls = [
+            pl.lit(None, dtype=dtype).alias(in_file(n) if n in self.partitions else n) for n, dtype in absent.items()
+        ]
+        return nulls + [pl.lit(value, dtype=self.types[name]).alias(name) for name, value in self.partitions.items()]
 
 
 def in_file(column: str) -> str:
@@ -145,28 +238,36 @@ def write(
     Columns that the input has keep its Arrow types, nullability and metadata.
 
     Raises:
-        DataError: where the file cannot be written, as on a full disk.
+        DataError: where a column cannot be kept so, or the file cannot be written, as on a full disk.
     """
     own = like.arrow_schema()
-    days = {
-        n: pl.Date() for n, t in schema.items() if t != pl.Date and n in own.names and own.field(n).type == pa.date32()
-    }
-    schema = {**schema, **days}  # Polars takes days that once were milliseconds for times
-    theirs = pl.Schema(schema).to_frame().to_arrow().schema
-    fields = [_exact(own.field(n), theirs.field(n)) if n in own.names else theirs.field(n) for n in schema]
-    kept = {k.decode(): v.decode() for k, v in (own.metadata or {}).items() if k != b"farol"}
-    exact = pa.schema(fields, metadata=kept or None)
+    for name in (n for n in own.names if n in like.reads):
+        own = own.remove(own.get_field_index(name))  # it is written as agreed, not as it was
+    casts, lost = _casts(own.serialize().to_pybytes(), tuple(schema.items()))
+    if lost:
+        raise DataError(f"{like.path}: {_cannot({n: own.field(n).type for n in lost}, WRITTEN)}")
+    schema = {**schema, **casts}
+    exact, written = _shapes(own, schema)
+    last, rows = pl.DataFrame(), 0
 
     def metadata(_: object) -> dict[str, str]:
-        arrow = base64.b64encode(exact.serialize().to_pybytes()).decode()
-        return kept | {"ARROW:schema": arrow} | footer()
+        return {k.decode(): v.decode() for k, v in (own.metadata or {}).items()} | _arrow(exact) | footer()
 
     def source(with_columns: Any, predicate: Any, n_rows: Any, batch_size: Any) -> Iterator[pl.DataFrame]:
-        for frame in frames:
-            yield frame.cast(days) if days else frame  # type: ignore[arg-type]
+        nonlocal last, rows
+        for last in frames:
+            rows += last.height
+            yield last.cast(casts) if casts else last  # type: ignore[arg-type]
+
+    def alone(name: str) -> pa.Schema:
+        return _sunk(last.select(pl.col(name).cast(schema[name])), pa.schema([written.field(name)]))
+
+    def unwritable() -> str:
+        wrong = [n for n in last.columns if _fails(lambda n=n: alone(n))]  # type: ignore[misc]
+        return f"{like.path}: {_cannot({n: exact.field(n).type for n in wrong}, WRITTEN)}" if wrong else ""
 
     target.parent.mkdir(parents=True, exist_ok=True)
-    with reading(target, "cannot be written"):
+    with reading(target, "cannot be written", unwritable):
         register_io_source(source, schema=pl.Schema(schema)).sink_parquet(
             target,
             compression=compression,
@@ -174,8 +275,11 @@ def write(
             row_group_size=like.row_group_rows(),
             sync_on_close="all",
             metadata=metadata,
-            arrow_schema=pa.schema([_as_polars(f, theirs.field(f.name)) for f in fields]),
+            arrow_schema=written,
         )
+        there = pq.read_metadata(target).num_rows
+    if there != rows:
+        raise DataError(f"{target}: cannot be written: {there} of {rows} rows are there")
 
 
 def write_table(table: pl.DataFrame, target: Path, made_of: str, compression: Compression) -> None:
@@ -190,18 +294,58 @@ def write_table(table: pl.DataFrame, target: Path, made_of: str, compression: Co
 
 
 @contextmanager
-def reading(path: Path, what: str = "cannot be read") -> Iterator[None]:
-    """Turns what Polars and Arrow raise, panics too, into one line that names the file."""
+def reading(path: Path, what: str = READ, blame: Callable[[], str] = str) -> Iterator[None]:
+    """Turns what Polars and Arrow raise, panics too, into one line that names the file.
+
+    blame: looks for the column that it is about, and says so instead; "" where there is none.
+    """
     try:
         yield
     except FarolError:
         raise
-    except (OSError, pl.exceptions.PolarsError, pa.ArrowException) as error:
-        raise DataError(f"{path}: {what}: {_first_line(error)}") from error
     except BaseException as error:
-        if type(error).__name__ != "PanicException":
+        if not _theirs(error):
             raise
-        raise DataError(f"{path}: {what}: {_first_line(error)}") from error
+        try:
+            said = blame()
+        except BaseException as another:
+            if not (isinstance(another, FarolError) or _theirs(another)):
+                raise
+            said = ""
+        sort = Unreadable if what == READ else DataError
+        raise sort(f"{said or f'{path}: {what}'}: {_first_line(error)}") from error
+
+
+def _theirs(error: BaseException) -> bool:
+    known = isinstance(error, OSError | pl.exceptions.PolarsError | pa.ArrowException)
+    return known or type(error).__name__ == "PanicException"
+
+
+def _fails(tried: Callable[[], Any]) -> bool:
+    """Whether it raises, or finds that something is not so."""
+    try:
+        return tried() is False
+    except BaseException as error:
+        if not _theirs(error):
+            raise
+        return True
+
+
+def _first_unknown(types: Mapping[str, Any], to: Callable[[Any], Any]) -> tuple[str, Any] | None:
+    """The first column whose type the other library does not take."""
+    return next(((name, t) for name, t in types.items() if _fails(lambda t=t: to(t))), None)  # type: ignore[misc]
+
+
+def _column(name: str, dtype: Any) -> str:
+    said = str(dtype)
+    return f"column {name!r} ({said if len(said) <= 100 else said[:99] + '…'})"
+
+
+def _cannot(types: Mapping[str, Any], what: str) -> str:
+    """That columns cannot be carried, and how to do without them."""
+    said = ", ".join(_column(name, dtype) for name, dtype in types.items())
+    out = json.dumps(list(types), ensure_ascii=False)
+    return f"cannot be {what}: {said}; sink.columns: {{except: {out}}} leaves {'them' if len(types) > 1 else 'it'} out"
 
 
 def _first_line(error: BaseException) -> str:
@@ -276,28 +420,98 @@ def _typed(value: str | None, dtype: pl.DataType) -> Any:
     return int(value)
 
 
-def _exact(own: pa.Field, theirs: pa.Field) -> pa.Field:
-    """The input's field; seconds are written as milliseconds, and a reader would take them for seconds."""
-    return own.with_type(theirs.type) if "duration[s]" in str(own.type) else own
+def _latest(column: pl.Series) -> int | None:
+    """The largest count of nanoseconds in a column, however deep."""
+    if isinstance(column.dtype, pl.Struct):
+        inner = column.struct.unnest().get_columns()
+    elif isinstance(column.dtype, pl.List | pl.Array):
+        inner = [column.explode()]
+    elif isinstance(column.dtype, pl.Datetime) and column.dtype.time_unit == "ns":
+        return column.to_physical().max()  # type: ignore[return-value]
+    else:
+        return None
+    return max((x for x in map(_latest, inner) if x is not None), default=None)
 
 
-def _as_polars(own: pa.Field, theirs: pa.Field, under_null: bool = False) -> pa.Field:
-    """The field as Polars can write it, with the nullability and metadata of the input's, at every depth.
+@lru_cache(maxsize=256)
+def _casts(own: bytes, schema: tuple[tuple[str, pl.DataType], ...]) -> tuple[dict[str, pl.DataType], tuple[str, ...]]:
+    """Into which types columns must be cast to be written as they were, and which cannot be.
 
-    under_null: what is around it can be null, and then Polars sees a null in it too.
+    A scan goes by Parquet's types, and may take days for times or texts for bytes; Arrow's type then knows better.
     """
+    arrow = pa.ipc.read_schema(pa.py_buffer(own))
+    there = {n: t for n, t in schema if n in arrow.names}
+    if _comes_back(arrow, there):
+        return {}, ()
+    casts, lost = {}, []
+    for name, dtype in there.items():
+        field = pa.schema([arrow.field(name)])
+        if _comes_back(field, {name: dtype}):
+            continue
+        if _fails(lambda field=field: _of_arrow(field.field(0).type)):  # type: ignore[misc]
+            lost.append(name)
+            continue
+        casts[name] = _of_arrow(field.field(0).type)
+        if not _comes_back(field, {name: casts[name]}):
+            lost.append(name)
+    return casts, tuple(lost)
+
+
+def _of_arrow(dtype: pa.DataType) -> pl.DataType:
+    """What Polars makes of a type of Arrow's."""
+    return pl.Schema(pa.schema([pa.field("", getattr(dtype, "storage_type", dtype))]))[""]
+
+
+def _comes_back(own: pa.Schema, schema: Mapping[str, pl.DataType]) -> bool:
+    """Whether columns of these types, written without rows, are read as they were; names of elements do not matter."""
+
+    def same() -> bool:
+        exact, written = _shapes(own, schema)
+        back = _sunk(pl.Schema(schema).to_frame(), written, _arrow(exact))
+        pairs = [(back.field(name), own.field(name)) for name in schema]
+        return all(one.equals(other) and one.metadata == other.metadata for one, other in pairs)
+
+    return not _fails(same)
+
+
+def _sunk(frame: pl.DataFrame, written: pa.Schema, metadata: dict[str, str] | None = None) -> pa.Schema:
+    """Writes rows into memory, and tells the schema that is read from there."""
+    file = io.BytesIO()
+    frame.lazy().sink_parquet(file, arrow_schema=written, metadata=metadata)
+    file.seek(0)
+    with pq.ParquetFile(file) as read:
+        return read.schema_arrow
+
+
+def _arrow(schema: pa.Schema) -> dict[str, str]:
+    return {"ARROW:schema": base64.b64encode(schema.serialize().to_pybytes()).decode()}
+
+
+def _shapes(own: pa.Schema, schema: Mapping[str, pl.DataType]) -> tuple[pa.Schema, pa.Schema]:
+    """How Arrow reads the columns, as it did those of the input, and how Polars must write them for that.
+
+    Of seconds Polars makes milliseconds, and Arrow would take these for seconds if it were told so.
+    """
+    theirs = pl.Schema(schema).to_frame().to_arrow().schema
+    kept = [n in own.names and "duration[s]" not in str(own.field(n).type) for n in schema]
+    fields = [own.field(n) if k else theirs.field(n) for n, k in zip(schema, kept, strict=True)]
+    exact = pa.schema(fields, own.metadata or None)
+    return exact, pa.schema([_as_polars(f, theirs.field(f.name)) for f in exact])
+
+
+def _as_polars(own: pa.Field, theirs: pa.Field) -> pa.Field:
+    """The field as Polars can write it, with the nullability and metadata of the input's, at every depth."""
     t, p = own.type, theirs.type
-    nullable = own.nullable or under_null
     if pa.types.is_dictionary(p):
-        return pa.field(own.name, p, nullable, {**(own.metadata or {}), **(theirs.metadata or {})})
+        return pa.field(own.name, p, own.nullable, {**(own.metadata or {}), **(theirs.metadata or {})})
     if pa.types.is_list(t) or pa.types.is_large_list(t):
         p = pa.large_list(_as_polars(t.value_field, p.value_field))
     elif pa.types.is_fixed_size_list(t):
-        p = pa.list_(_as_polars(t.value_field, p.value_field, nullable), t.list_size)
+        p = pa.list_(_as_polars(t.value_field, p.value_field), t.list_size)
     elif pa.types.is_struct(t):
-        p = pa.struct([_as_polars(t.field(i), p.field(i), nullable) for i in range(t.num_fields)])
+        p = pa.struct([_as_polars(t.field(i), p.field(i)) for i in range(t.num_fields)])
     elif pa.types.is_map(t):
         p = pa.map_(_as_polars(t.key_field, p.key_field), _as_polars(t.item_field, p.item_field), t.keys_sorted)
     elif pa.types.is_time64(t) or pa.types.is_fixed_size_binary(getattr(t, "storage_type", t)):
         p = t
-    return pa.field(own.name, p, nullable, own.metadata)
+    return pa.field(own.name, p, own.nullable, own.metadata)

@@ -33,6 +33,10 @@ class DataError(FarolError):
     """The data cannot be worked on: an unreadable file, an infinite key, a full disk (exit status 1)."""
 
 
+class Unreadable(DataError):
+    """A file, or a column of it, that cannot be read."""
+
+
 class ExpectationMissed(FarolError):
     """What `expect` asks for does not hold; nothing was published (exit status 3)."""
 

@@ -377,14 +377,15 @@ class Source(Frozen):
     path: a file, a folder (searched for *.parquet), a glob, or a list of these; relative to the job file's folder.
     hive: whether folders such as month=01 are columns.
     where: which batches, by the columns of their folders, as Polars SQL: "month >= 10".
-    drift: what becomes of files whose columns differ.
+    drift: what becomes of files whose columns differ: strict (they are refused), widen (numbers get a common type), or
+        fill (and what a file lacks is null there).
     split_rows: how large a batch is before it is worked on in parts.
     """
 
     path: str | tuple[str, ...]
     hive: Literal["auto"] | bool = "auto"
     where: str | None = None
-    drift: Literal["strict"] = "strict"
+    drift: Literal["strict", "widen", "fill"] = "strict"
     split_rows: Literal["auto"] = "auto"
 
     @field_validator("path")

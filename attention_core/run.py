@@ -11,19 +11,18 @@ import secrets
 import shutil
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from fnmatch import fnmatch
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any
 
 import polars as pl
 
-from attention_core import batches
+from attention_core import batches, devices
 from attention_core.attention import (
+    APPLY_ROWS,
     MOST_OF_A_PART,
     NOBODY,
     Input,
@@ -40,8 +39,7 @@ from attention_core.attention import (
 )
 from attention_core.batches import Batch
 from attention_core.columns import elements
-from attention_core.devices import chosen, keep_freed_memory
-from attention_core.errors import DataError, ExpectationMissed, FarolError, JobError, Stopped, nearest
+from attention_core.errors import DataError, ExpectationMissed, JobError, Unreadable
 from attention_core.frozen import digest, replaced
 from attention_core.head import Head, Known, Notice, merged
 from attention_core.health import NO_WEIGHTS, Health
@@ -49,57 +47,13 @@ from attention_core.hold import Check
 from attention_core.job import Job
 from attention_core.jobfile import load
 from attention_core.ledger import Entry, Fingerprint, Footer, compare, pooled_of, versions
+from attention_core.plan import Plan
 from attention_core.publish import Place, write_whole, writing
 from attention_core.selection import Cut
-from attention_core.sql import row_expression
+from attention_core.source import agreed, apart, chosen
 from attention_core.states import States
 from attention_core.statistics import NOTHING, Published, Statistics, of_sink, publish
-
-T = TypeVar("T")
-R = TypeVar("R")
-
-
-class Each(Protocol):
-    """Does some work for every item, several at once; `what` names it for people. The first error stops the rest."""
-
-    def __call__(self, what: str, work: Callable[[T], R], items: Sequence[T]) -> list[R]: ...
-
-
-class Watch:
-    """Whom a run tells how far it is; this one says nothing. Called from several threads."""
-
-    def begin(self, what: str, batches: int) -> None:
-        """A step over so many batches begins."""
-
-    def rows(self, rows: int) -> None:
-        """So many rows more have been read."""
-
-    def batch(self, name: str) -> None:
-        """A batch of the step is done."""
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What would be done, and why."""
-
-    entries: tuple[Entry, ...]
-    gone: tuple[str, ...]
-    passes: int
-    schema: Mapping[str, pl.DataType]
-    other_versions: int
-    interrupted: bool = False  # a run before was killed while it published
-    strange: tuple[str, ...] = ()  # files that Farol did not write, and a run would replace or remove
-    tables: tuple[str, ...] = ()  # of rules that pool, to be made again
-
-    @property
-    def nothing(self) -> bool:
-        """Whether all is done."""
-        return not (self.gone or self.interrupted or self.tables) and all(e.status == "done" for e in self.entries)
-
-    def counts(self) -> dict[str, int]:
-        """How many batches there are of each status."""
-        found = [e.status for e in self.entries] + ["gone"] * len(self.gone)
-        return {status: found.count(status) for status in dict.fromkeys(found)}
+from attention_core.work import Each, Watch, threads
 
 
 @dataclass
@@ -126,7 +80,9 @@ class Run:
         chunk_rows = None if self.job.chunk_rows == "auto" else int(self.job.chunk_rows)
         taught = [b.name for b in self.batches] if self.given is None else self.given.taught
         order = {name: i for i, name in enumerate(taught)} or NOBODY
-        self.look = Look(self.heads, chunk_rows, chosen(self.job.device), self.stop.is_set, self.watch.rows, order)
+        self.look = Look(
+            self.heads, chunk_rows, devices.chosen(self.job.device), self.stop.is_set, self.watch.rows, order
+        )
 
     @staticmethod
     def of(job: Job, **how: Any) -> Run:
@@ -136,15 +92,15 @@ class Run:
             JobError: where the source, the sink and the rules do not fit each other.
         """
         found = batches.find(job.source.paths(), job.source.hive)
-        chosen = _chosen(found, job.source.where)
+        picked = chosen(found, job.source.where)
         place = Place(job.sink.path, job.work(), secrets.token_hex(4))
-        _apart(job, place)
-        own = _one_schema(chosen)
-        columns = own | dict(chosen[0].types)
+        apart(job, place)
+        own, picked = agreed(picked, job.source.drift)
+        columns = own | dict(picked[0].types)
         heads = resolved(job.attention, columns)
-        names = {b.name for b in chosen}
+        names = {b.name for b in picked}
         left_out = tuple(b.name for b in found if b.name not in names)
-        run = Run(job, chosen, left_out, heads, own, columns, place, _given(job, place, heads), **how)
+        run = Run(job, picked, left_out, heads, own, columns, place, _given(job, place, heads), **how)
         run.output_columns()
         return run
 
@@ -155,8 +111,9 @@ class Run:
 
     @cached_property
     def options(self) -> str:
-        """The identity of what decides how rows are written."""
-        return self.job.sink.options()
+        """The identity of what decides how rows are written: the types that all files share among it."""
+        types = tuple((name, str(dtype)) for name, dtype in sorted(self.own.items()))
+        return digest((self.job.sink.options(), self.job.source.drift, types))
 
     @property
     def rowless(self) -> bool:
@@ -322,6 +279,40 @@ class Run:
         """What is known, with positions as the rows of a batch see them: batches that come before do not move them."""
         first = self.look.first(batch, head)
         return replaced(known, Cut, lambda cut: cut.seen_from(first, MOST_OF_A_PART))
+
+    def done(self, check: Check, plan: Plan, full: bool, redo: str | None, each: Each, began: float) -> Outcome:
+        """Does what is planned, and publishes it."""
+        inputs = self.hash(each)
+        statistics = self.fit(each, inputs)
+        planned = self.plan(inputs)
+        todo = self.todo(planned, statistics, full, redo)
+        done = each("apply", lambda b: self.apply(b, statistics, inputs[b.name]), todo)
+        pooled = self.pool(each, statistics, inputs, bool(todo or planned.tables))
+        footers = self.footers(done)
+        health = self.health(footers)
+        self.expect(health, sum(f.rows for f in footers))
+        self.publish(check, done, statistics, inputs, pooled)
+        outcome = Outcome(self, plan, len(done), sum(f.rows for f in done), time.monotonic() - began, health)
+        self.record(outcome.plain())
+        return outcome
+
+    def unreadable(self) -> list[str]:
+        """What is wrong with each file that cannot be read, found by reading all of them."""
+
+        def wrong(batch: Batch) -> str:
+            rows = self._read_for(self.output_columns(), batch)
+            columns = None if rows is None else sorted(rows.union(*(head.reads() for head in self.heads)) - made)
+            try:
+                for _ in batch.read(columns, APPLY_ROWS):
+                    pass
+            except DataError as error:
+                return str(error)
+            return ""
+
+        made = {name for head in self.heads for name in head.adds()}
+        self.stop.clear()
+        found = threads(self.workers, self.watch, self.stop)("look for other such files", wrong, self.batches)
+        return [text for text in found if text]
 
     def footers(self, done: Sequence[Footer] = ()) -> list[Footer]:
         """The footers of all outputs of the source: of those that are done now, and of the others as published."""
@@ -541,7 +532,7 @@ def execute(run: Run, full: bool = False, redo: str | None = None, each: Each | 
     full: all batches are done again; redo: those whose name matches this glob. each: where the work runs.
     """
     began = time.monotonic()
-    keep_freed_memory()
+    devices.keep_freed_memory()
     if redo is not None and not any(fnmatch(b.name, redo) for b in run.batches):
         raise JobError(f"--redo {redo}: no batch has such a name; the first is {run.batches[0].name}")
     plan = run.plan()
@@ -552,21 +543,11 @@ def execute(run: Run, full: bool = False, redo: str | None = None, each: Each | 
         run.expect(health, sum(f.rows for f in footers))
         return Outcome(run, plan, 0, 0, time.monotonic() - began, health)
     run.place.checked()
-    each = each or threads(run)
     with run.place.held() as check, one_thread():
-        inputs = run.hash(each)
-        statistics = run.fit(each, inputs)
-        planned = run.plan(inputs)
-        todo = run.todo(planned, statistics, full, redo)
-        done = each("apply", lambda b: run.apply(b, statistics, inputs[b.name]), todo)
-        pooled = run.pool(each, statistics, inputs, bool(todo or planned.tables))
-        footers = run.footers(done)
-        health = run.health(footers)
-        run.expect(health, sum(f.rows for f in footers))
-        run.publish(check, done, statistics, inputs, pooled)
-        outcome = Outcome(run, plan, len(done), sum(f.rows for f in done), time.monotonic() - began, health)
-        run.record(outcome.plain())
-    return outcome
+        try:
+            return run.done(check, plan, full, redo, each or threads(run.workers, run.watch, run.stop), began)
+        except Unreadable as error:
+            raise Unreadable("\n".join(dict.fromkeys([str(error), *run.unreadable()]))) from error
 
 
 def as_json(value: Any) -> str:
@@ -603,45 +584,6 @@ def refuse_gone(run: Run, plan: Plan) -> None:
         )
 
 
-def threads(run: Run) -> Each:
-    """Work on as many batches at once as there are workers."""
-
-    def each(what: str, work: Callable[[T], R], items: Sequence[T]) -> list[R]:
-        run.watch.begin(what, len(items))
-        with ThreadPoolExecutor(run.workers, thread_name_prefix="farol") as pool:
-            futures = [pool.submit(_told(run, work), item) for item in items]
-            try:
-                wait(futures, return_when=FIRST_EXCEPTION)
-                return [future.result() for future in futures]
-            except BaseException as error:
-                run.stop.set()
-                for future in futures:
-                    future.cancel()
-                wait(futures)
-                raise (_first(futures) if isinstance(error, Exception) else error) from None
-
-    return each
-
-
-def _told(run: Run, work: Callable[[T], R]) -> Callable[[T], R]:
-    def with_word(item: T) -> R:
-        try:
-            result = work(item)
-        except BaseException:
-            run.stop.set()  # the others need not go on
-            raise
-        run.watch.batch(str(getattr(item, "name", item)))
-        return result
-
-    return with_word
-
-
-def _first(futures: Sequence[Any]) -> BaseException:
-    """The error that came first, rather than that others were stopped for it."""
-    errors = [e for f in futures if f.done() and not f.cancelled() and (e := f.exception()) is not None]
-    return next((e for e in errors if not isinstance(e, Stopped)), errors[0] if errors else Stopped("interrupted"))
-
-
 def _short(value: float | None) -> str:
     return "not there" if value is None else f"{value:.6g}"
 
@@ -661,98 +603,8 @@ def _hashed(batch: Batch, last: Mapping[str, Fingerprint]) -> Fingerprint:
     return before if before is not None and before.untouched(now) else now.hashed(batch.path)
 
 
-def _chosen(found: Sequence[Batch], where: str | None) -> tuple[Batch, ...]:
-    if where is None:
-        return tuple(found)
-    expression = row_expression(where)
-    schema = {name: dtype for b in found for name, dtype in b.types.items()}
-    rows = pl.DataFrame([dict(b.partitions) for b in found], schema=schema)
-    for name in expression.meta.root_names():
-        if name not in rows.columns:
-            raise JobError(f"{name!r} is not a partition column{nearest(name, rows.columns)}", ("source", "where"))
-    holds = rows.with_columns(expression.alias("#holds"))["#holds"].fill_null(False)
-    chosen = tuple(b for b, hold in zip(found, holds, strict=True) if hold)
-    if not chosen:
-        raise JobError(f"no batch has {where!r}", ("source", "where"))
-    return chosen
-
-
 def _given(job: Job, place: Place, heads: Sequence[Head]) -> Published | None:
     """The statistics that a job names rather than to ask for them."""
     if job.statistics == "fresh":
         return None
     return of_sink(place.work if job.statistics == "frozen" else job.statistics.path, heads)
-
-
-def _apart(job: Job, place: Place) -> None:
-    """The sink must not be inside the source, nor the other way round; nor the work folder in either."""
-    sink, work = place.sink.resolve(), place.work.resolve()
-    if sink in (work, *work.parents) or work in sink.parents:
-        raise JobError(f"{place.work} and the sink lie in each other; name a folder beside it", ("sink", "work"))
-    pooled, tables = place.pooled.resolve(), any(rule.pools() for rule in job.attention)
-    if tables and (work in (pooled, *pooled.parents) or pooled in work.parents):
-        raise JobError(f"the tables go to {pooled}, which the work folder shares; name another", ("sink", "work"))
-    if tables and pooled.exists() and not pooled.is_dir():
-        raise JobError(f"{place.pooled} is a file, where the tables go; move it away", ("sink", "path"))
-    for path in job.source.paths():
-        source = batches.searched(path).resolve()
-        if source in (sink, *sink.parents):
-            raise JobError(f"{place.sink} lies inside the source; name a folder beside it", ("sink", "path"))
-        if source in (work, *work.parents):
-            raise JobError(f"{place.work} lies inside the source; name a folder beside it", ("sink", "work"))
-        if tables and (source in (pooled, *pooled.parents) or pooled in source.parents):
-            raise JobError(
-                f"the tables go to {pooled}, which lies inside the source; name another sink", ("sink", "path")
-            )
-        if sink in source.parents:
-            raise JobError(f"{place.sink} lies around the source; name a folder beside it", ("sink", "path"))
-
-
-def _one_schema(found: Sequence[Batch]) -> dict[str, pl.DataType]:
-    """The columns that the files of all batches have.
-
-    Raises:
-        JobError: naming every batch that differs from the first, and how.
-    """
-    first = found[0].own()
-    wrong = []
-    for batch in found[1:]:
-        here = batch.own()
-        differs = [*_drift(here, first), *_drift(batch.types, found[0].types, " as a folder")]
-        if differs:
-            wrong.append(f"{batch.name} {', '.join(differs)}")
-    if wrong:
-        raise JobError(f"the batches differ from {found[0].name}: {'; '.join(wrong)}", ("source", "drift"))
-    return first
-
-
-def _drift(here: Mapping[str, pl.DataType], first: Mapping[str, pl.DataType], how: str = "") -> list[str]:
-    if here == first:
-        return []
-    lacks = [f"lacks {c!r}{how}" for c in first if c not in here]
-    extra = [f"has {c!r}{how} besides" for c in here if c not in first]
-    other = [f"has {c!r}{how} as {here[c]}, not {first[c]}" for c in first if c in here and here[c] != first[c]]
-    return [*lacks, *extra, *other]
-
-
-def sample(run: Run, rows: int) -> tuple[pl.DataFrame, bool]:
-    """The first rows, as rules look at them and with what they add, and whether they are what a run would write.
-
-    Rules that ask for their whole scope take what the last run published of it, where that fits; else they are fitted
-    on the first batch that has rows, which is no more than a look.
-    """
-    reads = {c for head in run.heads for c in head.reads()}
-    looked_at = [*(c for c in run.columns if c in reads), *run.added()]
-    before = run.before
-    if run.asks and run.given is None:
-        with suppress(FarolError):
-            before = of_sink(run.place.work, run.heads).statistics
-    known = not run.asks or before is not NOTHING
-    few = known and all(head.least is None for head in run.heads)  # a filter may drop the first rows
-    for batch in run.batches:
-        look = Look(run.heads, max(rows, 1) if few else None, order=run.look.order)
-        statistics = fit(look, lambda work, batch=batch: [work(batch)], before)  # type: ignore[misc]
-        for _, chunk in look.attended(batch, run.heads, statistics):
-            shown = kept(run.heads, chunk)[looked_at].head(rows)
-            return shown, known or len(run.batches) == 1
-    return pl.DataFrame(schema={c: t for c, t in {**run.columns, **run.added()}.items() if c in looked_at}), True

@@ -21,7 +21,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from attention_core.batches import Batch
 from attention_core.errors import FarolError
-from attention_core.run import Run, Watch, execute, opened, threads
+from attention_core.run import Run, execute, opened
+from attention_core.work import Watch, threads
 from flows.artifacts import show
 from flows.summary import counted, headline, planned
 
@@ -90,7 +91,7 @@ class Tasks:
     """One task a step, and for applying one a batch or a group of small ones; tasks hand no data to each other."""
 
     def __init__(self, run: Run) -> None:
-        self.run, self.here, self.started = run, threads(run), 0
+        self.run, self.here, self.started = run, threads(run.workers, run.watch, run.stop), 0
 
     def __call__(self, what: str, work: Callable[[T], R], items: Sequence[T]) -> list[R]:
         if what == "apply":

@@ -112,7 +112,8 @@ def preview(
     job: Path, /, *, rows: Annotated[int, Parameter(help="How many", validator=Number(gte=1))] = 10, set: Sets = ()
 ) -> None:
     """Shows the first rows, before and after: the columns that rules look at, and those they add. Writes nothing."""
-    from attention_core.run import opened, sample
+    from attention_core.preview import sample
+    from attention_core.run import opened
     from flows import show
 
     opening = opened(job, set)

@@ -16,7 +16,9 @@ from rich.table import Table
 from rich.text import Text
 
 from attention_core.attention import pooling
-from attention_core.run import Plan, Run, Watch
+from attention_core.plan import Plan
+from attention_core.run import Run
+from attention_core.work import Watch
 from flows.summary import HEADERS, counted, headline, planned, table
 
 # Names and data are printed as they stand: what looks like markup or an emoji in them is none.

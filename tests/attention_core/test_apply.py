@@ -11,7 +11,8 @@ from polars.testing import assert_frame_equal
 
 from attention_core.attention import attend, pooled
 from attention_core.errors import DataError, JobError
-from attention_core.run import opened, run, sample
+from attention_core.preview import sample
+from attention_core.run import opened, run
 from attention_core.sums import Sums
 
 BY_G = {"group": ["g"]}

@@ -690,9 +690,24 @@ def test_a_damaged_file_is_named_and_nothing_is_published(folder, how, rule):
     before = folder.held()
     folder.put("c.parquet", [1])
     damaged(folder.put("b.parquet", list(range(1000)), compression="uncompressed"), how)
-    with pytest.raises(DataError, match="b.parquet: cannot be read") as error:
+    with pytest.raises(DataError, match="b.parquet: .*cannot be read") as error:
         folder.run()
     assert "\n" not in str(error.value) and folder.held() == before
+
+
+@pytest.mark.parametrize("sink", [{}, {"columns": "added"}])
+@pytest.mark.parametrize("rule", [DOUBLE, SOFTMAX])
+def test_every_damaged_file_is_named_not_the_first_alone(folder, rule, sink):
+    folder.job(rule, workers=2, sink=sink)
+    for i in range(9):
+        path = folder.put(f"{i}.parquet", list(range(1000)), compression="uncompressed")
+        if i in (3, 4, 8):
+            damaged(path, "pages")
+    with pytest.raises(DataError) as error:
+        folder.run()
+    lines = str(error.value).splitlines()
+    assert sorted(line[: line.index(".parquet")][-1] for line in lines) == ["3", "4", "8"]
+    assert all("cannot be read" in line for line in lines) and not (folder.path / "out").exists()
 
 
 def test_batches_that_differ_are_refused_by_name(folder):

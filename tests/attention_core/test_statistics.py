@@ -12,7 +12,8 @@ from attention_core import statistics
 from attention_core.attention import attend, pooled
 from attention_core.errors import DataError, ExpectationMissed, JobError
 from attention_core.job import SCORES, WEIGHTS
-from attention_core.run import opened, sample
+from attention_core.preview import sample
+from attention_core.run import opened
 
 BY_G = {"group": ["g"]}
 W = {"apply": "weights"}

@@ -9,7 +9,8 @@ import polars as pl
 
 from attention_core.attention import one_thread
 from attention_core.devices import keep_freed_memory
-from attention_core.run import opened, run, threads
+from attention_core.run import opened, run
+from attention_core.work import threads
 from tests.benchmarks.job_files import TABLES, write_job
 
 
@@ -26,7 +27,7 @@ def median(source: Path, out: Path) -> None:
     keep_freed_memory()
     job = opened(write_job("median", source, out))
     with one_thread():
-        each = threads(job)
+        each = threads(job.workers, job.watch, job.stop)
         spread = job.fit(each, job.hash(each)).known["a_weight"].kinds[0]
     found = pl.DataFrame({"median": spread.middle.numpy(), "mad": spread.width.numpy()})
     found.write_parquet(out / f"{TABLES['median']}.parquet")

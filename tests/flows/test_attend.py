@@ -8,7 +8,8 @@ import pytest
 
 from attention_core.batches import Batch
 from attention_core.errors import DataError, FarolError
-from attention_core.run import Run, Watch, run
+from attention_core.run import Run, run
+from attention_core.work import Watch
 from flows.attend import MOST_TASKS, WATCH, Options, attend, groups
 
 pytestmark = pytest.mark.usefixtures("server")
