@@ -26,6 +26,7 @@ from attention_core.jobfile import checked
 from attention_core.selection import Cut, Position
 from attention_core.states import States, name_of
 from attention_core.statistics import NOTHING, Statistics, of_sink, scope
+from attention_core.stores import Where, located
 
 APPLY_ROWS = 1 << 17
 MOST_NUMBERS = 1 << 22  # of a vector column at once
@@ -342,7 +343,7 @@ Rules = Sequence[Rule | Mapping[str, Any]]
 def attend(
     frame: pl.DataFrame | pl.LazyFrame,
     rules: Rules,
-    statistics: str | Path | None = None,
+    statistics: str | Path | Where | None = None,
     chunk_rows: int | None = None,
 ) -> pl.DataFrame | pl.LazyFrame:
     """The frame with the columns that the rules add, of the same sort as it came.
@@ -369,7 +370,7 @@ def attend(
 def pooled(
     frame: pl.DataFrame | pl.LazyFrame,
     rules: Rules,
-    statistics: str | Path | None = None,
+    statistics: str | Path | Where | None = None,
     chunk_rows: int | None = None,
 ) -> dict[str, pl.DataFrame]:
     """The tables of the rules that pool, by the rule's name: one row a segment, sorted by it, nulls first.
@@ -387,7 +388,7 @@ def pooled(
 
 @contextmanager
 def _fitted(
-    frame: pl.DataFrame, rules: Rules, published: str | Path | None, chunk_rows: int | None
+    frame: pl.DataFrame, rules: Rules, published: str | Path | Where | None, chunk_rows: int | None
 ) -> Iterator[tuple[Look, Part, Statistics]]:
     """A frame as the one part, with what the rules know of it, or of what was published."""
     if not isinstance(frame, pl.DataFrame):
@@ -397,7 +398,7 @@ def _fitted(
     if chunk_rows is not None and chunk_rows < 1:
         raise JobError(f"chunk_rows must be at least 1, and is {chunk_rows}")
     heads = resolved([_rule(i, rule) for i, rule in enumerate(rules)], frame.schema)
-    before = NOTHING if published is None else of_sink(Path(published), heads).statistics
+    before = NOTHING if published is None else of_sink(located(published), heads).statistics
     part = FramePart(frame)
     look = Look(heads, chunk_rows, order={} if published is None else {part.name: LAST_PLACE})
     with one_thread():

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, Literal
 from urllib.parse import unquote
 
@@ -22,6 +22,7 @@ import pyarrow.parquet as pq
 from polars.io.plugins import register_io_source
 
 from attention_core.errors import DataError, FarolError, JobError, Unreadable
+from attention_core.stores import Remote, Where, arrow, located, plainly, polars
 
 ROW_GROUP_BYTES = 128 << 20
 READ = "cannot be read"
@@ -41,7 +42,7 @@ class Batch:
     reads: columns that are read as another type than the file's, or as nulls where it has none.
     """
 
-    path: Path
+    path: Where
     name: str
     partitions: Mapping[str, Any] = field(default_factory=dict)
     types: Mapping[str, pl.DataType] = field(default_factory=dict)
@@ -111,11 +112,12 @@ class Batch:
                 yield 0, self._as_agreed(lazy.limit(0).collect()).with_columns(folders)
 
     def _scan(self, **how: Any) -> pl.LazyFrame:
-        return pl.scan_parquet(self.path, hive_partitioning=False, glob=False, **how)
+        path, options = polars(self.path)
+        return pl.scan_parquet(path, hive_partitioning=False, glob=False, **options, **how)
 
     @contextmanager
     def _footer(self) -> Iterator[pq.ParquetFile]:
-        with reading(self.path, blame=self._unknown_to_arrow), pq.ParquetFile(self.path) as file:
+        with reading(self.path, blame=self._unknown_to_arrow), pq.ParquetFile(arrow(self.path)) as file:
             yield file
 
     def _contents(self) -> tuple[int, bool]:
@@ -143,11 +145,11 @@ class Batch:
     def _foreign(self) -> str:
         """Which column keeps Polars from opening the file."""
         try:
-            with pq.ParquetFile(self.path) as file:
-                arrow, annotated = file.schema_arrow, _FOREIGN.search(str(file.schema))
+            with pq.ParquetFile(arrow(self.path)) as file:
+                schema, annotated = file.schema_arrow, _FOREIGN.search(str(file.schema))
         except (OSError, pa.ArrowException):
             return ""
-        strange = annotated.groups() if annotated else _first_unknown({f.name: f.type for f in arrow}, _of_arrow)
+        strange = annotated.groups() if annotated else _first_unknown({f.name: f.type for f in schema}, _of_arrow)
         return f"{self.path}: cannot be read: {_column(*strange)}" if strange else ""
 
     def _unknown_to_arrow(self) -> str:
@@ -194,16 +196,16 @@ def in_file(column: str) -> str:
 def find(paths: Sequence[str], hive: bool | str = "auto") -> tuple[Batch, ...]:
     """The batches of a source in dataset order: by path, numbers in it compared as numbers.
 
-    paths: files, folders (searched for *.parquet) and globs, absolute.
+    paths: files, folders (searched for *.parquet) and globs, absolute, or URLs of them.
 
     Raises:
         JobError: for a path that is not there, a folder without Parquet files, two batches of one name.
     """
-    found: dict[str, Path] = {}
+    found: dict[str, Where] = {}
     for path in paths:
         root, files = _files(path)
         for file in files:
-            name = file.relative_to(root).as_posix()
+            name = _below(file, root).as_posix()
             if name in found:
                 what = f"{file} and {found[name]} would both be written to {name}; give each a job of its own"
                 raise JobError(what, ("source", "path"))
@@ -228,7 +230,7 @@ Compression = Literal["zstd", "lz4", "snappy", "gzip", "uncompressed"]
 def write(
     frames: Iterator[pl.DataFrame],
     schema: Mapping[str, pl.DataType],
-    target: Path,
+    target: Where,
     like: Batch,
     compression: Compression,
     footer: Callable[[], dict[str, str]],
@@ -248,16 +250,19 @@ def write(
         raise DataError(f"{like.path}: {_cannot({n: own.field(n).type for n in lost}, WRITTEN)}")
     schema = {**schema, **casts}
     exact, written = _shapes(own, schema)
-    last, rows = pl.DataFrame(), 0
+    last, rows, whole = pl.DataFrame(), 0, False
 
     def metadata(_: object) -> dict[str, str]:
+        if not whole:  # a store would be given what there is, as if it were all; so it is given nothing
+            raise DataError(f"{target}: cannot be written: not all rows are there")
         return {k.decode(): v.decode() for k, v in (own.metadata or {}).items()} | _arrow(exact) | footer()
 
     def source(with_columns: Any, predicate: Any, n_rows: Any, batch_size: Any) -> Iterator[pl.DataFrame]:
-        nonlocal last, rows
+        nonlocal last, rows, whole
         for last in frames:
             rows += last.height
             yield last.cast(casts) if casts else last  # type: ignore[arg-type]
+        whole = True
 
     def alone(name: str) -> pa.Schema:
         return _sunk(last.select(pl.col(name).cast(schema[name])), pa.schema([written.field(name)]))
@@ -267,34 +272,46 @@ def write(
         return f"{like.path}: {_cannot({n: exact.field(n).type for n in wrong}, WRITTEN)}" if wrong else ""
 
     target.parent.mkdir(parents=True, exist_ok=True)
+    to, options = polars(target)
     with reading(target, "cannot be written", unwritable):
         register_io_source(source, schema=pl.Schema(schema)).sink_parquet(
-            target,
+            to,
             compression=compression,
             compression_level=1 if compression == "zstd" else None,
             row_group_size=like.row_group_rows(),
-            sync_on_close="all",
+            sync_on_close=_synced(target),
             metadata=metadata,
             arrow_schema=written,
+            **options,
         )
-        there = pq.read_metadata(target).num_rows
+        there = pq.read_metadata(arrow(target)).num_rows
     if there != rows:
         raise DataError(f"{target}: cannot be written: {there} of {rows} rows are there")
 
 
-def write_table(table: pl.DataFrame, target: Path, made_of: str, compression: Compression) -> None:
+def write_table(table: pl.DataFrame, target: Where, made_of: str, compression: Compression) -> None:
     """Writes a pooled table, synced to disk, with what it was made of in its metadata."""
     target.parent.mkdir(parents=True, exist_ok=True)
     with reading(target, "cannot be written"):
         level = 1 if compression == "zstd" else None
-        metadata = {"farol": made_of}
+        metadata, (to, options) = {"farol": made_of}, polars(target)
         table.lazy().sink_parquet(
-            target, compression=compression, compression_level=level, sync_on_close="all", metadata=metadata
+            to,
+            compression=compression,
+            compression_level=level,
+            sync_on_close=_synced(target),
+            metadata=metadata,
+            **options,
         )
 
 
+def _synced(target: Where) -> Literal["all"] | None:
+    """A store has what it says it has."""
+    return "all" if isinstance(target, Path) else None
+
+
 @contextmanager
-def reading(path: Path, what: str = READ, blame: Callable[[], str] = str) -> Iterator[None]:
+def reading(path: Where, what: str = READ, blame: Callable[[], str] = str) -> Iterator[None]:
     """Turns what Polars and Arrow raise, panics too, into one line that names the file.
 
     blame: looks for the column that it is about, and says so instead; "" where there is none.
@@ -313,6 +330,8 @@ def reading(path: Path, what: str = READ, blame: Callable[[], str] = str) -> Ite
                 raise
             said = ""
         sort = Unreadable if what == READ else DataError
+        if isinstance(path, Remote):  # which says who asked, too
+            raise sort(f"{said or f'{path}: {what}'}: {plainly(error, path)}") from None
         raise sort(f"{said or f'{path}: {what}'}: {_first_line(error)}") from error
 
 
@@ -352,22 +371,25 @@ def _first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
 
 
-def searched(path: str) -> Path:
+def searched(path: str) -> Where:
     """Where the files of a source's path are looked for: the folder, the part before a wildcard, or the one file."""
-    wild = _WILD.search(path)
-    if wild is None or Path(path).exists():
-        return Path(path)
-    before = path[: wild.start()]
-    return Path(before) if before.endswith("/") else Path(before).parent
+    wild, whole = _WILD.search(path), located(path)
+    if wild is None or whole.exists():
+        return whole
+    before = located(path[: wild.start()])
+    return before if path[: wild.start()].endswith("/") else before.parent
 
 
-def _files(path: str) -> tuple[Path, list[Path]]:
+def _files(path: str) -> tuple[Where, Sequence[Where]]:
     """The root of a source's path and the files under it."""
-    if "://" in path:
-        raise JobError(f"{path}: object stores cannot be read yet; name a local path", ("source", "path"))
-    root = searched(path)
-    if root != Path(path):
-        files = [Path(f) for f in glob.glob(path, recursive=True) if Path(f).is_file() and not _farols(Path(f), root)]
+    try:
+        root = searched(path)
+        if isinstance(root, Remote):
+            next(root.found(), None)  # a bucket that is not there says so
+    except (ValueError, FileNotFoundError) as error:
+        raise JobError(str(error), ("source", "path")) from None
+    if root != located(path):
+        files = [f for f in _matching(path, root) if not _farols(f, root)]
         if not files:
             raise JobError(f"no file matches {path}", ("source", "path"))
         return root, files
@@ -375,14 +397,25 @@ def _files(path: str) -> tuple[Path, list[Path]]:
         return root.parent, [root]
     if not root.is_dir():
         raise JobError(f"there is no file or folder {path}", ("source", "path"))
-    files = [f for f in root.rglob("*.parquet") if f.is_file() and not _farols(f, root)]
+    files = [f for f in root.rglob("*.parquet") if (isinstance(f, Remote) or f.is_file()) and not _farols(f, root)]
     if not files:
         raise JobError(f"{path} holds no *.parquet file", ("source", "path"))
     return root, files
 
 
-def _farols(file: Path, root: Path) -> bool:
-    return any(part.endswith(".farol") for part in file.relative_to(root).parts[:-1])
+def _matching(path: str, root: Where) -> Sequence[Where]:
+    if isinstance(root, Remote):
+        return list(root.glob(str(located(path)).removeprefix(f"{root}/")))
+    return [Path(f) for f in glob.glob(path, recursive=True) if Path(f).is_file()]
+
+
+def _below(file: Where, root: Where) -> PurePath:
+    """The path of a file under its root."""
+    return file.relative_to(root) if isinstance(file, Remote) else file.relative_to(str(root))
+
+
+def _farols(file: Where, root: Where) -> bool:
+    return any(part.endswith(".farol") for part in _below(file, root).parts[:-1])
 
 
 def _partitions(name: str) -> dict[str, str | None]:

@@ -2,22 +2,32 @@
 
 from __future__ import annotations
 
+import json
+import os
+import secrets
 import socket
+import threading
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from filelock import LeaseSettingsMismatch, SoftFileLease, Timeout
 
-from attention_core.errors import FarolError, SinkBusy
+from attention_core.errors import DataError, FarolError, SinkBusy
+from attention_core.stores import Moved, Remote, Where
 
 SECONDS = 30.0  # without a sign of life, after which the holder on another machine counts as dead
+
+BUSY = "another run holds this sink; wait for it, or give this job its own"
+REPLACED = "another run took this sink over while this one stood still; it publishes nothing"
 
 Check = Callable[[], None]
 
 
 @contextmanager
-def held(lock: Path, what: Path) -> Iterator[Check]:
+def held(lock: Where, what: Where) -> Iterator[Check]:
     """Holds a lease while the block runs. Gives a check that the lease is still this one's.
 
     A holder that died on this machine is replaced at once. One on another machine is watched for a while: it may have
@@ -26,16 +36,20 @@ def held(lock: Path, what: Path) -> Iterator[Check]:
     Raises:
         SinkBusy: while another run holds it; and of the check, where another run took it over.
     """
+    if isinstance(lock, Remote):
+        with Lease(lock, what).held() as of_object:
+            yield of_object
+        return
     lease = SoftFileLease(lock, lease_duration=SECONDS, timeout=0)
     try:
         _acquire(lease, lock)
     except (Timeout, LeaseSettingsMismatch):
-        raise SinkBusy(f"{what}: another run holds this sink; wait for it, or give this job its own") from None
+        raise SinkBusy(f"{what}: {BUSY}") from None
     token = f"token={lease.token}"
 
     def check() -> None:
         if token not in _said(lock):
-            raise SinkBusy(f"{what}: another run took this sink over while this one stood still; it publishes nothing")
+            raise SinkBusy(f"{what}: {REPLACED}")
 
     try:
         yield check
@@ -60,3 +74,135 @@ def _said(lock: Path) -> list[str]:
         return lock.read_text(errors="replace").splitlines()
     except OSError:
         return []
+
+
+class Lease:
+    """A lease in an object store: an object that its holder writes anew, each time only where nobody else has.
+
+    It says too which run is publishing, since that must be known and hold at once. Called, it checks that it is held.
+    """
+
+    def __init__(self, lock: Remote, what: Where) -> None:
+        self.lock, self.what, self.token = lock, what, secrets.token_hex(16)
+        self.unfinished = ""  # the run that began to publish and did not end
+        self._version: Any = None
+        self._renewed = -SECONDS
+        self._one = threading.Lock()
+        self._over = threading.Event()
+
+    @contextmanager
+    def held(self) -> Iterator[Lease]:
+        """Takes the lease, and gives signs of life while the block runs."""
+        self._take()
+        _MINE.add(self.token)
+        beats = threading.Thread(target=self._beat, name="farol-lease", daemon=True)
+        beats.start()
+        try:
+            yield self
+        except FarolError:
+            self.renew()  # what failed may have failed since another run took its objects away
+            raise
+        finally:
+            self._over.set()
+            beats.join()
+            _MINE.discard(self.token)
+            with suppress(FarolError):
+                self._write(free=True)
+
+    def __call__(self) -> None:
+        """Nobody replaces who was seen a moment ago, so the store is not asked each time."""
+        if time.monotonic() - self._renewed > SECONDS / 2:
+            self.renew()
+
+    def renew(self) -> None:
+        """Gives a sign of life.
+
+        Raises:
+            SinkBusy: where another run has taken the lease.
+        """
+        self._write(free=False)
+
+    def say(self, unfinished: str) -> None:
+        """Says which run is publishing, "" for none.
+
+        Raises:
+            SinkBusy: where another run has taken the lease, and nothing is said.
+        """
+        self.unfinished = unfinished
+        self._write(free=False)
+
+    def _take(self) -> None:
+        said, version = _lease(self.lock)
+        if said is not None and not said["free"] and self._alive(said, version):
+            raise SinkBusy(f"{self.what}: {BUSY}")
+        self._version, self.unfinished = version, "" if said is None else said["unfinished"]
+        try:
+            self._write(free=False)
+        except SinkBusy:
+            raise SinkBusy(f"{self.what}: {BUSY}") from None
+
+    def _alive(self, said: dict[str, Any], version: Any) -> bool:
+        """Whether the holder gives a sign of life, or is seen to be dead, or is not seen for a while."""
+        if said["host"] == socket.gethostname():
+            return said["token"] in _MINE or (said["pid"] != os.getpid() and _runs(said["pid"]))
+        until = time.monotonic() + 1.5 * SECONDS
+        while time.monotonic() < until:
+            time.sleep(SECONDS / 10)
+            if _lease(self.lock)[1] != version:
+                return True
+        return False
+
+    def _write(self, free: bool) -> None:
+        with self._one:
+            now = time.monotonic()
+            said = {"token": self.token, "host": socket.gethostname(), "pid": os.getpid(), "free": free}
+            said |= {"unfinished": self.unfinished, "nonce": secrets.token_hex(8)}
+            try:
+                self._version = self.lock.write_bytes(json.dumps(said, sort_keys=True).encode(), self._version)
+            except Moved:
+                there, version = _lease(self.lock)
+                if there != said:  # else it was written, and the answer was lost
+                    raise SinkBusy(f"{self.what}: {REPLACED}") from None
+                self._version = version
+            self._renewed = now
+
+    def _beat(self) -> None:
+        while not self._over.wait(SECONDS / 3):
+            try:
+                self.renew()
+            except SinkBusy:
+                return  # the next check says so
+            except DataError:
+                continue
+
+
+_MINE: set[str] = set()  # the leases of this process
+
+
+def unfinished(lock: Remote) -> str:
+    """The run that began to publish and did not end; "" for none."""
+    said, _ = _lease(lock)
+    return "" if said is None else str(said["unfinished"])
+
+
+def _lease(lock: Remote) -> tuple[dict[str, Any] | None, Any]:
+    """What a lease says, and which version of it that is; `create` where there is none."""
+    try:
+        read, version = lock.read()
+    except FileNotFoundError:
+        return None, "create"
+    try:
+        said = json.loads(read)
+        return {name: said[name] for name in ("token", "host", "pid", "free", "unfinished", "nonce")}, version
+    except (ValueError, KeyError, TypeError):
+        raise SinkBusy(f"{lock} is no lease of this version's; remove it if no run is alive") from None
+
+
+def _runs(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

@@ -23,9 +23,15 @@ from attention_core.health import MEASURES
 from attention_core.kinds import Score, Weight, catalogue, union
 from attention_core.paths import based
 from attention_core.sql import columns_of, row_expression
+from attention_core.stores import Remote, Where, located
 
 SCORES = catalogue(scores.FAMILIES, Score)
 WEIGHTS = catalogue(weights.FAMILIES, Weight)
+
+if TYPE_CHECKING:
+    Place = Where
+else:  # a URL is no path of the file system, which would take its slashes away
+    Place = Annotated[Path, WrapValidator(lambda v, check: located(v) if "://" in str(v) else check(v))]
 
 _TYPES: dict[str, Any] = {
     "float": lambda t: t.is_float(),
@@ -396,7 +402,7 @@ class Source(Frozen):
             places = ["source.path"]
         else:
             places = [f"source.path[{i}]" for i in range(len(path))]
-        return tuple(p if "://" in p else str(based(p, where, info)) for p, where in zip(path, places, strict=True))
+        return tuple(str(based(p, where, info)) for p, where in zip(path, places, strict=True))
 
     @field_validator("where")
     @classmethod
@@ -426,20 +432,20 @@ class Sink(Frozen):
     work: the folder for what is Farol's own, beside the sink unless given.
     """
 
-    path: Path
+    path: Place
     columns: Literal["all", "added", "none"] | tuple[str, ...] | Except = "all"
     compression: Compression = "zstd"
     gone: Literal["refuse", "keep", "remove"] = "refuse"
     format: Literal["parquet"] = "parquet"
-    work: Path | None = None
+    work: Place | None = None
 
     @field_validator("path", "work")
     @classmethod
-    def _from_its_folder(cls, path: Path | None, info: ValidationInfo) -> Path | None:
+    def _from_its_folder(cls, path: Where | None, info: ValidationInfo) -> Where | None:
         if path is None:
             return None
-        if "://" in str(path) or str(path).startswith(("s3:/", "gs:/", "az:/")):
-            raise ValueError(f"{path}: object stores cannot be written yet; name a local folder")
+        if str(path).startswith(("s3:/", "gs:/", "az:/")) and not isinstance(path, Remote):
+            raise ValueError(f"{path}: a URL has two slashes, as in s3://bucket/key")
         folder = based(path, f"sink.{info.field_name}", info)
         if not folder.name:
             raise ValueError(f"{path} is the root of all folders; name one in it")
@@ -496,11 +502,11 @@ class From(Frozen):
     from: the folder of that sink.
     """
 
-    path: Path = Field(alias="from")
+    path: Place = Field(alias="from")
 
     @field_validator("path")
     @classmethod
-    def _from_its_folder(cls, path: Path, info: ValidationInfo) -> Path:
+    def _from_its_folder(cls, path: Where, info: ValidationInfo) -> Where:
         return based(path, "statistics.from", info)
 
 
@@ -565,7 +571,7 @@ class Job(Frozen):
                     raise _wrong_entry(f"{measure!r} is not measured{nearest(measure, known)}", "expect", rule, measure)
         return self
 
-    def work(self) -> Path:
+    def work(self) -> Where:
         """The work folder."""
         return self.sink.work or self.sink.path.with_name(self.sink.path.name + ".farol")
 

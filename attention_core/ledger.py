@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
 import torch
 import xxhash
 
 from attention_core.batches import reading
+from attention_core.stores import Remote, Seen, Where, arrow
 
 NUMERICS = 1  # raised when the bits of results change
 
@@ -21,31 +24,34 @@ Status = Literal["new", "changed", "done", "to be hashed", "depends on the fit"]
 
 @dataclass(frozen=True)
 class Fingerprint:
-    """Which content an input has: its size and times, and the hash of its bytes where they were read."""
+    """Which content an input has: its size, times and etag, and the hash of its bytes where they were read."""
 
     size: int
     mtime_ns: int
     ctime_ns: int
     hash: str = ""
+    etag: str = ""
 
     @staticmethod
-    def of(path: Path) -> Fingerprint:
-        """From the file system alone; nothing is read."""
+    def of(path: Where) -> Fingerprint:
+        """From the file system or the store alone; nothing is read."""
         with reading(path):
             stat = path.stat()
+        if isinstance(stat, Seen):
+            return Fingerprint(stat.st_size, stat.st_mtime_ns, stat.st_mtime_ns, etag=stat.etag)
         return Fingerprint(stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
 
-    def hashed(self, path: Path) -> Fingerprint:
+    def hashed(self, path: Where) -> Fingerprint:
         """With the hash of the content (xxh3, 128 bits)."""
         hasher = xxhash.xxh3_128()
-        with reading(path), path.open("rb") as file:
-            while block := file.read(1 << 22):
+        with reading(path):
+            for block in _blocks(path):
                 hasher.update(block)
-        return Fingerprint(self.size, self.mtime_ns, self.ctime_ns, hasher.hexdigest())
+        return replace(self, hash=hasher.hexdigest())
 
     def untouched(self, other: Fingerprint) -> bool:
-        """Whether size and times are the same, so that nothing need be hashed."""
-        return (self.size, self.mtime_ns, self.ctime_ns) == (other.size, other.mtime_ns, other.ctime_ns)
+        """Whether size, times and etag are the same, so that nothing need be hashed."""
+        return replace(self, hash="") == replace(other, hash="")
 
 
 @dataclass(frozen=True)
@@ -62,13 +68,11 @@ class Footer:
     health: Mapping[str, Any]
 
     @staticmethod
-    def read(path: Path) -> Footer | None:
+    def read(path: Where) -> Footer | None:
         """The footer of an output; None where there is no file, or none that Farol wrote."""
-        if not path.is_file():
-            return None
         try:
-            return Footer.of(json.loads(pl.read_parquet_metadata(path)["farol"]))
-        except (KeyError, ValueError, pl.exceptions.PolarsError, OSError):
+            return Footer.of(json.loads(_said(path)["farol"]))
+        except (KeyError, ValueError, pl.exceptions.PolarsError, pa.ArrowException, OSError):
             return None
 
     @staticmethod
@@ -83,12 +87,29 @@ class Footer:
         return {"farol": json.dumps(asdict(self), sort_keys=True)}
 
 
-def pooled_of(table: Path) -> str:
+def pooled_of(table: Where) -> str:
     """What a pooled table says it was made of; empty where it is not there, or says nothing."""
     try:
-        return pl.read_parquet_metadata(table).get("farol", "") if table.is_file() else ""
-    except (pl.exceptions.PolarsError, OSError):
+        return _said(table).get("farol", "")
+    except (pl.exceptions.PolarsError, pa.ArrowException, OSError):
         return ""
+
+
+def _said(path: Where) -> Mapping[str, str]:
+    """The texts in a file's footer; none where there is no file."""
+    if isinstance(path, Path):
+        return pl.read_parquet_metadata(path) if path.is_file() else {}
+    metadata = pq.read_metadata(arrow(path)).metadata or {}
+    return {key.decode(): text.decode() for key, text in metadata.items()}
+
+
+def _blocks(path: Where) -> Iterator[bytes]:
+    if isinstance(path, Remote):
+        yield from path.blocks()
+        return
+    with path.open("rb") as file:
+        while block := file.read(1 << 22):
+            yield block
 
 
 def versions() -> dict[str, str]:

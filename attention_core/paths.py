@@ -8,10 +8,13 @@ from pathlib import Path
 from pydantic import ValidationInfo
 
 from attention_core.errors import JobError
+from attention_core.stores import Remote, Where, located
 
 
-def based(path: str | Path, where: str, info: ValidationInfo) -> Path:
+def based(path: str | Where, where: str, info: ValidationInfo) -> Where:
     """A path relative to what its place in the job file says: the file's folder, or the working directory."""
+    if isinstance(path, Remote) or "://" in str(path):
+        return located(path)
     base = (info.context or {}).get("base")
     root: Path = base(where) if base is not None else Path.cwd()
     return Path(*(root / path).parts) if ".." not in Path(path).parts else Path(_plain(root / path))

@@ -7,71 +7,87 @@ import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar, cast
 
 from attention_core.errors import DataError, FarolError, JobError
-from attention_core.hold import Check, held
+from attention_core.hold import Check, Lease, held, unfinished
+from attention_core.stores import Moved, Remote, Where, at_once, remove
+
+P = TypeVar("P", Path, Remote)
 
 
 @dataclass(frozen=True)
-class Place:
+class Place(Generic[P]):
     """Where a job's outputs live: the sink, and the work folder beside it."""
 
-    sink: Path
-    work: Path
+    sink: P
+    work: P
     run: str = "0"  # the name of this run's own folder in staging, so that one that was replaced finds nothing to move
 
     @property
-    def staging(self) -> Path:
+    def staging(self) -> P:
         """What this run has made and not published yet."""
         return self.work / "staging" / self.run
 
-    def staged(self, name: str) -> Path:
+    def staged(self, name: str) -> P:
         """A finished output that is not published yet; its name does not end in .parquet, so nobody reads it."""
         return self.staging / f"{name}.staged"
 
-    def unfinished(self, name: str) -> Path:
-        return self.staging / f"{name}.part"
+    def unfinished(self, name: str) -> P:
+        """Where an output is written; an object is not there before it is whole, so it needs no other name."""
+        return self.staged(name) if isinstance(self.work, Remote) else self.staging / f"{name}.part"
 
-    def output(self, name: str) -> Path:
+    def output(self, name: str) -> P:
         return self.sink / name
 
     @property
-    def pooled(self) -> Path:
+    def pooled(self) -> P:
         """The folder of the tables of rules that pool."""
         return self.sink.with_name(f"{self.sink.name}.pooled")
 
-    def table(self, rule: str) -> Path:
+    def table(self, rule: str) -> P:
         """The table of a rule that pools."""
         return self.pooled / f"{rule}.parquet"
 
-    def staged_table(self, rule: str) -> Path:
+    def staged_table(self, rule: str) -> P:
         return self.staging / ".pooled" / f"{rule}.staged"
 
-    def statistics(self, id: str) -> Path:
+    def statistics(self, id: str) -> P:
         """The folder of what was known in a run: one that is published never changes."""
         return self.work / "statistics" / id
 
     @property
-    def staged_statistics(self) -> Path:
+    def staged_statistics(self) -> P:
         return self.staging / ".statistics"
 
     def keep_statistics(self, id: str) -> None:
         """Gives staged statistics their place; until `published.json` names them, nobody looks at them."""
-        if not self.statistics(id).exists():
-            self.statistics(id).parent.mkdir(parents=True, exist_ok=True)
-            os.replace(self.staged_statistics, self.statistics(id))
-            _sync(self.statistics(id).parent)
+        there, staged = self.statistics(id), self.staged_statistics
+        if isinstance(there, Remote) and isinstance(staged, Remote):
+            for file in staged.iterdir():  # if they are there already, they have the same bytes
+                file.copy(there / file.name)
+        elif isinstance(there, Path) and isinstance(staged, Path) and not there.exists():
+            there.parent.mkdir(parents=True, exist_ok=True)
+            os.replace(staged, there)
+            _sync(there.parent)
 
     @property
-    def journal(self) -> Path:
-        """What a publish does, while it does it."""
-        return self.work / "journal.json"
+    def journal(self) -> P:
+        """What a publish does, while it does it. In a store each run has its own, and the lease says which counts."""
+        return (self.staging if isinstance(self.work, Remote) else self.work) / "journal.json"
 
     @property
-    def published(self) -> Path:
+    def lock(self) -> P:
+        return self.work / "lock"
+
+    def interrupted(self) -> bool:
+        """Whether a publish was begun and is not finished."""
+        return bool(unfinished(self.lock)) if isinstance(self.lock, Remote) else self.journal.is_file()
+
+    @property
+    def published(self) -> P:
         return self.work / "published.json"
 
     def last(self) -> dict[str, Any]:
@@ -85,14 +101,19 @@ class Place:
         """The names of all files in the sink."""
         if not self.sink.is_dir():
             return []
+        if isinstance(self.sink, Remote):
+            return sorted(f.relative_to(self.sink).as_posix() for f in self.sink.rglob("*.parquet"))
         return sorted(f.relative_to(self.sink).as_posix() for f in self.sink.rglob("*.parquet") if f.is_file())
 
-    def checked(self) -> Place:
-        """This place, if staged files can be renamed into it.
+    def checked(self) -> Place[P]:
+        """This place, if staged files can be renamed into it, or objects copied.
 
         Raises:
             JobError: where they cannot.
         """
+        if isinstance(self.sink, Remote) or isinstance(self.work, Remote):
+            _checked(self.sink, self.work)
+            return self
         sink, work = _existing(self.sink), _existing(self.work)
         if self.sink.exists() and not self.sink.is_dir():
             raise JobError(f"{self.sink} is a file; name a folder", ("sink", "path"))
@@ -114,14 +135,17 @@ class Place:
         """
         with writing(self.work):
             self.work.mkdir(parents=True, exist_ok=True)
-        with held(self.work / "lock", self.sink) as check:
+        with held(self.lock, self.sink) as check:
             with writing(self.sink):
-                self._adopt()
-                self.recover(check)
+                if isinstance(self.work, Remote):
+                    self._finish(check)
+                else:
+                    self._adopt()
+                    self.recover(check)
                 self.staging.mkdir(parents=True, exist_ok=True)
             yield check
 
-    def _adopt(self) -> None:
+    def _adopt(self: Place[Path]) -> None:
         """Takes over what an interrupted run had finished, and nothing that it may still have open."""
         for part in self.staging.parent.rglob("*.part"):
             part.unlink(missing_ok=True)
@@ -132,10 +156,11 @@ class Place:
         for last in left[-1:]:
             os.replace(last, self.staging)
 
-    def keep_finished(self, unfinished: Path, name: str) -> None:
+    def keep_finished(self, unfinished: P, name: str) -> None:
         """Marks an output as whole."""
-        os.replace(unfinished, self.staged(name))
-        _sync(self.staged(name).parent)
+        if isinstance(unfinished, Path):
+            os.replace(unfinished, self.staged(name))
+            _sync(unfinished.parent)
 
     def publish(
         self,
@@ -145,7 +170,7 @@ class Place:
         published: Mapping[str, Any],
         tables: Sequence[str] = (),
     ) -> None:
-        """Renames staged outputs into their places; if interrupted, the next run finishes it.
+        """Renames staged outputs into their places, or copies them; if interrupted, the next run finishes it.
 
         check: that this run still holds the sink.
         """
@@ -154,11 +179,17 @@ class Place:
                 self.sink.mkdir(parents=True, exist_ok=True)
             told = {"moves": list(moves), "removes": list(removes), "tables": list(tables), "run": self.run}
             check()
+            if isinstance(self.work, Remote):
+                assert isinstance(check, Lease)
+                write_whole(self.journal, json.dumps(told | {"published": published}))
+                check.say(self.run)  # from here on, who holds the lease finishes it
+                self._finish(check)
+                return
             # from among what it moves: who took that away, took the journal with it
             write_whole(self.journal, json.dumps(told | {"published": published}), self.staging)
             self.recover(check)
 
-    def recover(self, check: Check) -> None:
+    def recover(self: Place[Path], check: Check) -> None:
         """Finishes a publish that the journal tells of."""
         if not self.journal.is_file():
             return
@@ -187,6 +218,81 @@ class Place:
         shutil.rmtree(self.staging.parent, ignore_errors=True)
         self.journal.unlink()  # last: until then the next run does all this again
 
+    def _finish(self: Place[Remote], lease: Check) -> None:
+        """In a store: finishes what the lease says is being published, or else takes over what a run had staged.
+
+        What a run staged lies where it alone looks, and is removed before anything else is published: so it finds
+        nothing to copy, should it still be alive.
+        """
+        assert isinstance(lease, Lease)
+        if lease.unfinished:
+            self._copy_out(lease, replace(self, run=lease.unfinished))
+            return
+        folder = self.staging.parent
+        left = [(f, f.relative_to(folder).parts[0], seen.st_mtime_ns) for f, seen in folder.found()]
+        newest = max(left, key=lambda one: one[2])[1] if left else ""
+        outputs = [f for f, run, _ in left if run == newest and f.name.endswith(".staged")]
+        at_once(folder, lambda f: f.copy(self.staging / f.relative_to(folder / newest).as_posix()), outputs)
+        at_once(folder, lambda f: f.unlink(missing_ok=True), [f for f, _, _ in left])
+
+    def _copy_out(self: Place[Remote], lease: Lease, by: Place[Remote]) -> None:
+        """Does what a journal tells of. by: this place, as the run that wrote it has it."""
+        try:
+            told = json.loads(by.journal.read_text())
+        except FileNotFoundError:  # removed by hand, and with it what it tells of
+            lease.say("")
+            return
+
+        def copy(pair: tuple[Remote, Remote]) -> None:
+            lease()
+            try:
+                pair[0].copy(pair[1])
+            except FileNotFoundError:  # removed by who holds the lease now; or else by hand
+                lease.renew()
+                if by.run == self.run:
+                    raise DataError(f"{pair[0]} was removed while this run published it; run again") from None
+
+        def unlink(name: str) -> None:
+            lease()
+            self.output(name).unlink(missing_ok=True)
+
+        outputs = [(by.staged(name), self.output(name)) for name in told["moves"]]
+        at_once(self.sink, copy, outputs + [(by.staged_table(rule), self.table(rule)) for rule in told["tables"]])
+        at_once(self.sink, unlink, told["removes"])
+        _replaced(self.published, json.dumps(told["published"], indent=1, sort_keys=True), lease)
+        for other in (self.work / "statistics").iterdir():
+            if other.name != told["published"].get("fitted"):
+                lease()
+                remove(other)
+        lease.say("")
+        remove(by.staging)
+
+
+def _checked(sink: Where, work: Where) -> None:
+    if not (isinstance(sink, Remote) and isinstance(work, Remote) and sink.bucket == work.bucket):
+        raise JobError(f"{work} is not in one bucket with the sink; sink.work: names a key there", ("sink", "work"))
+    try:
+        next(work.found(), None)
+    except FileNotFoundError as error:
+        raise JobError(f"{sink}: {error}", ("sink", "path")) from None
+    if sink.is_file():
+        raise JobError(f"{sink} is an object; name a key that none has", ("sink", "path"))
+
+
+def _replaced(published: Remote, text: str, lease: Lease) -> None:
+    """Writes what is published, unless another run does so after this one was last seen to hold the lease."""
+    try:
+        _, was = published.read()
+    except FileNotFoundError:
+        was = "create"
+    lease.renew()
+    try:
+        published.write_bytes(text.encode(), was)
+    except Moved:
+        lease.renew()
+        if published.read_text() != text:
+            raise DataError(f"{published}: somebody else writes it; run again") from None
+
 
 def _moved(staged: Path, to: Path) -> None:
     """Renames what is staged; nothing where a run before did."""
@@ -195,9 +301,12 @@ def _moved(staged: Path, to: Path) -> None:
         os.replace(staged, to)
 
 
-def write_whole(path: Path, text: str, by: Path | None = None) -> None:
+def write_whole(path: Where, text: str, by: Where | None = None) -> None:
     """Writes a small file so that it is there whole or not at all; both folders are there. by: where it is written."""
-    part = (by or path.parent) / f"{path.name}.part"
+    if isinstance(path, Remote):
+        path.write_text(text)
+        return
+    part = cast(Path, by or path.parent) / f"{path.name}.part"
     with part.open("w") as file:
         file.write(text)
         file.flush()
@@ -207,7 +316,7 @@ def write_whole(path: Path, text: str, by: Path | None = None) -> None:
 
 
 @contextmanager
-def writing(path: Path) -> Iterator[None]:
+def writing(path: Where) -> Iterator[None]:
     """Turns what the file system refuses into one line."""
     try:
         yield

@@ -53,6 +53,7 @@ from attention_core.selection import Cut
 from attention_core.source import agreed, apart, chosen
 from attention_core.states import States
 from attention_core.statistics import NOTHING, Published, Statistics, of_sink, publish
+from attention_core.stores import Where
 from attention_core.work import Each, Watch, threads
 
 
@@ -66,7 +67,7 @@ class Run:
     heads: tuple[Head, ...]
     own: Mapping[str, pl.DataType]  # the columns of the files
     columns: Mapping[str, pl.DataType]  # what rules look at: these, and the folders' instead where both have one
-    place: Place
+    place: Place[Any]
     given: Published | None = None  # the statistics that are applied, where they are not asked for
     stop: threading.Event = field(default_factory=threading.Event)
     watch: Watch = field(default_factory=Watch)
@@ -93,7 +94,7 @@ class Run:
         """
         found = batches.find(job.source.paths(), job.source.hive)
         picked = chosen(found, job.source.where)
-        place = Place(job.sink.path, job.work(), secrets.token_hex(4))
+        place = Place[Any](job.sink.path, job.work(), secrets.token_hex(4))
         apart(job, place)
         own, picked = agreed(picked, job.source.drift)
         columns = own | dict(picked[0].types)
@@ -173,7 +174,7 @@ class Run:
             passes(self.heads, self.columns, self.before),
             self._output_schema(),
             other,
-            self.place.journal.is_file(),
+            self.place.interrupted(),
             self._strange([b.name for b, f in zip(self.batches, footers, strict=True) if f is None], gone, seen),
             self._stale_tables(entries, footers),
         )
@@ -376,14 +377,15 @@ class Run:
         """Keeps the statistics beside the sink, and gives their id."""
         staged = self.place.staged_statistics
         with writing(staged):
-            shutil.rmtree(staged, ignore_errors=True)
+            if isinstance(staged, Path):
+                shutil.rmtree(staged, ignore_errors=True)
             if self.given is None or self.given.folder is None:
                 taught = {b.name: inputs[b.name].hash for b in self.batches}
                 id = publish(self.heads, statistics, taught, staged)
             else:
                 id = self.given.id
                 if not self.place.statistics(id).exists():
-                    shutil.copytree(self.given.folder, staged)
+                    _copied(self.given.folder, staged)
             self.place.keep_statistics(id)
         return id
 
@@ -603,7 +605,14 @@ def _hashed(batch: Batch, last: Mapping[str, Fingerprint]) -> Fingerprint:
     return before if before is not None and before.untouched(now) else now.hashed(batch.path)
 
 
-def _given(job: Job, place: Place, heads: Sequence[Head]) -> Published | None:
+def _copied(folder: Where, to: Where) -> None:
+    """Copies the files of a folder, of which there are few."""
+    to.mkdir(parents=True, exist_ok=True)
+    for file in folder.iterdir():
+        (to / file.name).write_bytes(file.read_bytes())
+
+
+def _given(job: Job, place: Place[Any], heads: Sequence[Head]) -> Published | None:
     """The statistics that a job names rather than to ask for them."""
     if job.statistics == "fresh":
         return None

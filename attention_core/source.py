@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import polars as pl
 
@@ -34,7 +35,7 @@ def chosen(found: Sequence[Batch], where: str | None) -> tuple[Batch, ...]:
     return chosen
 
 
-def apart(job: Job, place: Place) -> None:
+def apart(job: Job, place: Place[Any]) -> None:
     """The sink must not be inside the source, nor the other way round; nor the work folder in either."""
     sink, work = place.sink.resolve(), place.work.resolve()
     if sink in (work, *work.parents) or work in sink.parents:

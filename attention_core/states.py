@@ -7,7 +7,6 @@ import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
-from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
 import polars as pl
@@ -17,6 +16,7 @@ from torch import Tensor
 
 from attention_core.contract import Question
 from attention_core.frozen import content, digest
+from attention_core.stores import Remote, Where
 
 SHARE = 8  # a state is kept where it takes no more than this part of the batch that it stands for
 SMALL = 1 << 16  # or so few bytes
@@ -30,7 +30,7 @@ class States:
     A file that is not whole is no file. used: what was read or written, so that the rest can be forgotten.
     """
 
-    folder: Path | None = None
+    folder: Where | None = None
     used: set[str] = field(default_factory=set)
 
     def get(self, name: str, question: Question[Any] | None = None) -> Any:
@@ -56,10 +56,14 @@ class States:
             return
         columns = {"state": [said.encode()]} | {str(i): [raw] for i, raw in enumerate(aside)}
         whole = _bytes(pl.DataFrame(columns))
-        self.folder.mkdir(parents=True, exist_ok=True)
-        part = self.folder / f"{name}.{os.getpid()}.part"
-        part.write_bytes(xxhash.xxh3_128(whole).digest() + whole)
-        os.replace(part, self.folder / name)
+        whole = xxhash.xxh3_128(whole).digest() + whole
+        if isinstance(self.folder, Remote):
+            (self.folder / name).write_bytes(whole)
+        else:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            part = self.folder / f"{name}.{os.getpid()}.part"
+            part.write_bytes(whole)
+            os.replace(part, self.folder / name)
         self.used.add(name)
 
     def forget(self) -> None:

@@ -6,7 +6,6 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, get_args
 from urllib.parse import quote
 
@@ -22,6 +21,7 @@ from attention_core.errors import DataError, JobError
 from attention_core.frozen import Frozen
 from attention_core.head import Head, Known
 from attention_core.publish import Place, write_whole
+from attention_core.stores import Where, polars
 
 FORM = "statistics.json"
 TAUGHT = "keys"  # the column that counts how many keys taught a segment
@@ -63,10 +63,10 @@ class Published:
     statistics: Statistics = NOTHING
     taught: Mapping[str, str] = field(default_factory=dict)
     id: str = ""
-    folder: Path | None = None
+    folder: Where | None = None
 
 
-def publish(heads: Sequence[Head], statistics: Statistics, taught: Mapping[str, str], folder: Path) -> str:
+def publish(heads: Sequence[Head], statistics: Statistics, taught: Mapping[str, str], folder: Where) -> str:
     """Writes the statistics to a folder of their own and gives their id.
 
     One Parquet file for each head that asks: a row a segment, with the group's columns, how many keys taught it, and
@@ -91,7 +91,7 @@ def publish(heads: Sequence[Head], statistics: Statistics, taught: Mapping[str, 
     return _id(folder)
 
 
-def read(folder: Path, heads: Sequence[Head], what: str) -> Published:
+def read(folder: Where, heads: Sequence[Head], what: str) -> Published:
     """The statistics that a run published in a folder. what: whose they are, for people.
 
     Raises:
@@ -107,7 +107,8 @@ def read(folder: Path, heads: Sequence[Head], what: str) -> Published:
             if not shared(head):
                 continue
             with reading(folder / rule["file"]):
-                table = pl.read_parquet(folder / rule["file"])
+                path, options = polars(folder / rule["file"])
+                table = pl.read_parquet(path, **options)
             groups = [c for c in table.columns if c.startswith(_group(""))]
             if isinstance(head.over, tuple):
                 keys[scope(head)] = table.select(groups).rename(lambda c: c.removeprefix(_group("")))
@@ -116,14 +117,14 @@ def read(folder: Path, heads: Sequence[Head], what: str) -> Published:
         return Published(Statistics(known=known, keys=keys), said["taught"], folder.name, folder)
 
 
-def of_sink(path: Path, heads: Sequence[Head]) -> Published:
+def of_sink(path: Where, heads: Sequence[Head]) -> Published:
     """The statistics that the last run published to a sink. path: the sink, or its work folder.
 
     Raises:
         JobError: where none are there, or those of other rules.
     """
-    work = path if Place(path, path).last() else path.with_name(f"{path.name}.farol")
-    place = Place(path, work)
+    work = path if Place[Any](path, path).last() else path.with_name(f"{path.name}.farol")
+    place = Place[Any](path, work)
     last = place.last()
     if not last:
         raise JobError(f"{path}: nothing is published there; a run with statistics: fresh publishes statistics", AT)
@@ -145,9 +146,10 @@ def _group(column: str) -> str:
     return f"group.{column}"
 
 
-def _id(folder: Path) -> str:
+def _id(folder: Where) -> str:
     hasher = xxhash.xxh3_128()
-    for file in sorted(folder.iterdir()):
+    files: list[Where] = list(folder.iterdir())
+    for file in sorted(files, key=lambda f: f.name):
         hasher.update(file.name.encode() + b"\0" + file.read_bytes())
     return hasher.hexdigest()
 
