@@ -232,14 +232,14 @@ class Place(Generic[P]):
         left = [(f, f.relative_to(folder).parts[0], seen.st_mtime_ns) for f, seen in folder.found()]
         newest = max(left, key=lambda one: one[2])[1] if left else ""
         outputs = [f for f, run, _ in left if run == newest and f.name.endswith(".staged")]
-        at_once(folder, lambda f: f.copy(self.staging / f.relative_to(folder / newest).as_posix()), outputs)
-        at_once(folder, lambda f: f.unlink(missing_ok=True), [f for f, _, _ in left])
+        at_once(lambda f: f.copy(self.staging / f.relative_to(folder / newest).as_posix()), outputs, folder)
+        remove(*(f for f, _, _ in left))
 
     def _copy_out(self: Place[Remote], lease: Lease, by: Place[Remote]) -> None:
         """Does what a journal tells of. by: this place, as the run that wrote it has it."""
         try:
             told = json.loads(by.journal.read_text())
-        except FileNotFoundError:  # removed by hand, and with it what it tells of
+        except FileNotFoundError:  # all is done but to say so
             lease.say("")
             return
 
@@ -257,15 +257,17 @@ class Place(Generic[P]):
             self.output(name).unlink(missing_ok=True)
 
         outputs = [(by.staged(name), self.output(name)) for name in told["moves"]]
-        at_once(self.sink, copy, outputs + [(by.staged_table(rule), self.table(rule)) for rule in told["tables"]])
-        at_once(self.sink, unlink, told["removes"])
+        tables = [(by.staged_table(rule), self.table(rule)) for rule in told["tables"]]
+        at_once(copy, outputs + tables, self.sink)
+        at_once(unlink, told["removes"], self.sink)
         _replaced(self.published, json.dumps(told["published"], indent=1, sort_keys=True), lease)
         for other in (self.work / "statistics").iterdir():
             if other.name != told["published"].get("fitted"):
                 lease()
-                remove(other)
-        lease.say("")
-        remove(by.staging)
+                remove(*(f for f, _ in other.found()))
+        remove(*(f for f, _ in by.staging.found() if f != by.journal))
+        remove(by.journal)
+        lease.say("")  # last: until then the next run does again what is left to do
 
 
 def _checked(sink: Where, work: Where) -> None:

@@ -53,7 +53,7 @@ from attention_core.selection import Cut
 from attention_core.source import agreed, apart, chosen
 from attention_core.states import States
 from attention_core.statistics import NOTHING, Published, Statistics, of_sink, publish
-from attention_core.stores import Where
+from attention_core.stores import Where, at_once
 from attention_core.work import Each, Watch, threads
 
 
@@ -146,12 +146,14 @@ class Run:
         """Compares the batches with the outputs; footers are read, and inputs hashed only if `hashed` has them."""
         last = self.place.last()
         seen = _inputs(last)
-        entries, footers = [], []
-        for batch in self.batches:
+
+        def looked_at(batch: Batch) -> tuple[Entry, Footer | None]:
             now = (hashed or {}).get(batch.name) or Fingerprint.of(batch.path)
             footer = self._written(batch.name, last)
-            footers.append(footer)
-            entries.append(compare(batch.name, now, footer, seen.get(batch.name), self.rules, self.options))
+            return compare(batch.name, now, footer, seen.get(batch.name), self.rules, self.options), footer
+
+        looks = at_once(looked_at, self.batches, self.batches[0].path, self.place.sink)
+        entries, footers = [entry for entry, _ in looks], [footer for _, footer in looks]
         gone = self._gone()
         if self.asks:
             told = last.get("statistics", {})
@@ -318,7 +320,7 @@ class Run:
     def footers(self, done: Sequence[Footer] = ()) -> list[Footer]:
         """The footers of all outputs of the source: of those that are done now, and of the others as published."""
         now, last = {f.name: f for f in done}, self.place.last()
-        found = [now.get(b.name) or self._written(b.name, last) for b in self.batches]
+        found = at_once(lambda b: now.get(b.name) or self._written(b.name, last), self.batches, self.place.sink)
         return [f for f in found if f is not None]
 
     def health(self, footers: Sequence[Footer]) -> dict[str, Health]:

@@ -14,6 +14,7 @@ from attention_core.errors import DataError, JobError, nearest
 from attention_core.job import Job
 from attention_core.publish import Place
 from attention_core.sql import row_expression
+from attention_core.stores import at_once
 
 DRIFT = ("source", "drift")
 
@@ -103,14 +104,21 @@ def wider(a: pl.DataType, b: pl.DataType) -> pl.DataType | None:
 
 def _own(found: Sequence[Batch]) -> list[dict[str, pl.DataType]]:
     own, broken = list[dict[str, pl.DataType]](), list[str]()
-    for batch in found:
-        try:
-            own.append(batch.own())
-        except DataError as error:
-            broken.append(str(error))
+    for columns in at_once(_columns, found, *(b.path for b in found[:1])):
+        if isinstance(columns, DataError):
+            broken.append(str(columns))
+        else:
+            own.append(columns)
     if broken:
         raise DataError("\n".join(broken))
     return own
+
+
+def _columns(batch: Batch) -> dict[str, pl.DataType] | DataError:
+    try:
+        return batch.own()
+    except DataError as error:
+        return error
 
 
 def _drift(here: Mapping[str, pl.DataType], wanted: Mapping[str, pl.DataType], drift: str, how: str = "") -> list[str]:

@@ -303,17 +303,17 @@ def _tail(where: Remote, seen: Seen) -> bytes:
     return where.range(max(seen.st_size - _TAIL, 0), seen.st_size)
 
 
-def at_once(where: Where, work: Callable[[T], R], items: Sequence[T]) -> list[R]:
-    """Does some work for every item, in turn; many at once in a store."""
-    if isinstance(where, Path) or len(items) < 2:
+def at_once(work: Callable[[T], R], items: Sequence[T], *where: Where) -> list[R]:
+    """Does some work for every item, in turn; many at once where a store is asked."""
+    if not any(isinstance(one, Remote) for one in where) or len(items) < 2:
         return [work(item) for item in items]
     with ThreadPoolExecutor(min(AT_ONCE, len(items)), thread_name_prefix="farol-store") as pool:
         return list(pool.map(work, items))
 
 
-def remove(folder: Remote) -> None:
-    """Removes all objects under a key."""
-    at_once(folder, lambda one: one.unlink(missing_ok=True), [one for one, _ in folder.found()])
+def remove(*objects: Remote) -> None:
+    """Removes objects, of which some may be gone."""
+    at_once(lambda one: one.unlink(missing_ok=True), objects, *objects[:1])
 
 
 def plainly(error: BaseException, where: Remote) -> str:

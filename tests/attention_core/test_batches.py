@@ -81,11 +81,6 @@ def test_two_batches_of_one_name_are_refused(tmp_path):
         names(tmp_path / "a", tmp_path / "b")
 
 
-def test_object_stores_are_refused():
-    with pytest.raises(JobError, match="s3://bucket/a: object stores cannot be read yet"):
-        find(["s3://bucket/a"])
-
-
 # What folders say
 
 

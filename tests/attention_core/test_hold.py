@@ -28,7 +28,7 @@ def stopping(owner, name):
     setattr(owner, name, stopped)
 
 owner, name = at.split(":")
-stopping({"place": publish.Place, "publish": publish, "run": run.Run}[owner], name)
+stopping({"place": publish.Place, "publish": publish, "run": run.Run, "lease": hold.Lease}[owner], name)
 try:
     run.run(sys.argv[1])
 except FarolError as error:
