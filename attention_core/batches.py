@@ -372,8 +372,15 @@ def _first_line(error: BaseException) -> str:
 
 
 def searched(path: str) -> Where:
-    """Where the files of a source's path are looked for: the folder, the part before a wildcard, or the one file."""
-    wild, whole = _WILD.search(path), located(path)
+    """Where the files of a source's path are looked for: the folder, the part before a wildcard, or the one file.
+
+    Raises:
+        JobError: for a URL that names no place.
+    """
+    try:
+        wild, whole = _WILD.search(path), located(path)
+    except ValueError as error:
+        raise JobError(str(error), ("source", "path")) from None
     if wild is None or whole.exists():
         return whole
     before = located(path[: wild.start()])
@@ -382,11 +389,11 @@ def searched(path: str) -> Where:
 
 def _files(path: str) -> tuple[Where, Sequence[Where]]:
     """The root of a source's path and the files under it."""
+    root = searched(path)
     try:
-        root = searched(path)
         if isinstance(root, Remote):
             next(root.found(), None)  # a bucket that is not there says so
-    except (ValueError, FileNotFoundError) as error:
+    except FileNotFoundError as error:
         raise JobError(str(error), ("source", "path")) from None
     if root != located(path):
         files = [f for f in _matching(path, root) if not _farols(f, root)]

@@ -321,19 +321,24 @@ def plainly(error: BaseException, where: Remote) -> str:
     said = str(error)
     for signs, words in _WORDS:
         if any(sign in said for sign in signs):
-            return words.format(bucket=where.bucket, endpoint=os.environ.get("AWS_ENDPOINT_URL") or "the store")
+            who = "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY" if where.bucket.startswith("s3:") else "its variables"
+            return words.format(
+                bucket=where.bucket, endpoint=os.environ.get("AWS_ENDPOINT_URL") or "the store", who=who
+            )
     if isinstance(error, FileNotFoundError):
         return "there is no such object"
     return re.split(r"\n|<\?xml|<Error>|\bDebug source", said, maxsplit=1)[0].strip()[:300] or type(error).__name__
 
 
-_WHO = "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY in the environment"
 _WORDS = (
     (("NoSuchBucket",), "there is no bucket {bucket}"),
-    (("Missing AccessKeyId", "Missing SecretAccessKey", "169.254."), f"there are no credentials; set {_WHO}"),
+    (
+        ("Missing AccessKeyId", "Missing SecretAccessKey", "169.254."),
+        "there are no credentials; set {who} in the environment",
+    ),
     (
         ("InvalidAccessKeyId", "SignatureDoesNotMatch", "AccessDenied", "401 Unauthorized", "403 Forbidden"),
-        f"access is denied; who asks is said by {_WHO}",
+        "access is denied; who asks is said by {who} in the environment",
     ),
     (("builder error", "scheme is not allowed"), "{endpoint} is asked without TLS only where AWS_ALLOW_HTTP=true"),
     (

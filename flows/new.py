@@ -18,6 +18,7 @@ from attention_core.batches import Batch, reading, searched
 from attention_core.errors import JobError
 from attention_core.job import Job
 from attention_core.run import Run
+from attention_core.stores import Where, arrow
 from flows.show import cell
 from flows.summary import counted, number
 
@@ -176,9 +177,9 @@ def new(path: str, output: Path | None = None) -> str:
     whole = os.path.abspath(path) if "://" not in path else path
     if _NO_TEXT.search(path) or _NO_TEXT.search(str(folder)):
         raise JobError(f"{path!r} is no text that a job file can hold; rename the folder or the file")
-    name = _called(whole)
-    sink = _sink(searched(whole), folder, name)
     try:
+        name = _called(whole)
+        sink = _sink(searched(whole), folder, name)
         run = Run.of(_every_row(name, whole, sink))
     except JobError as error:
         raise JobError(error.what) from None
@@ -223,7 +224,7 @@ def _called(path: str) -> str:
     return re.sub(r"[^\w-]+", "-", stem)[:40].strip("-") or "job"
 
 
-def _sink(source: Path, folder: Path, name: str) -> Path:
+def _sink(source: Where, folder: Path, name: str) -> Path:
     """A folder for the rows that is not there yet: under `out` beside the job file, or else beside the source."""
     place, root = folder / "out", source.resolve()
     if root == place.resolve() or root in place.resolve().parents:
@@ -237,6 +238,8 @@ def _sink(source: Path, folder: Path, name: str) -> Path:
 
 def _seen_from(path: str, folder: Path) -> str:
     """A path relative to a folder, where both share more than the root."""
+    if "://" in path:
+        return path
     shared = len(Path(os.path.commonpath([path, folder])).parts) > 1
     return os.path.relpath(path, folder) if shared else path
 
@@ -266,7 +269,7 @@ def look(found: Sequence[Batch], columns: Mapping[str, pl.DataType]) -> Look:
 def _row_bytes(batch: Batch) -> int:
     """About how many bytes a row takes in memory: as it is packed, or eight for each number, whichever is more."""
     with reading(batch.path):
-        footer = pq.read_metadata(batch.path)
+        footer = pq.read_metadata(arrow(batch.path))
     groups = [footer.row_group(i) for i in range(footer.num_row_groups)]
     packed = sum(int(group.total_byte_size) for group in groups)
     numbers = sum(int(group.column(i).num_values) for group in groups for i in range(footer.num_columns))

@@ -145,8 +145,9 @@ REFUSED = [
     ("clip: [0.0, 0.2]", "rename: {weight: '{v}'}",
      "15:22: attention[1].rename.weight: '{v}': only {key} and {value} may stand in braces"),
     ("path: out/flights", "path: /", "5:9: sink.path: / is the root of all folders; name one in it"),
-    ("path: out/flights", "path: s3://a", "5:9: sink.path: s3:/a: object stores cannot be written yet; "
-     "name a local folder"),
+    ("path: out/flights", "path: s3://a", "5:9: sink.path: s3://a is the root of all folders; name one in it"),
+    ("path: out/flights", "path: ftp://a", "5:9: sink.path: ftp://a: there are s3://, gs://, az:// and local paths"),
+    ("path: out/flights", "path: s3:/a/b", "5:9: sink.path: s3:/a/b: a URL has two slashes, as in s3://bucket/key"),
     ("key: arr_delay\n", "key: b\n    name: late\n",
      "12:5: attention[1]: a rule above is called 'late' too; name one of them anew"),
     ("key: arr_delay\n", "key: source\n", "12:5: attention[1]: no rule can be called 'source'"),

@@ -188,6 +188,13 @@ def test_the_source_here_and_the_sink_there_and_the_other_way_round(folder):
     assert folder.run().written == 0  # the content has the same hash
 
 
+def test_what_is_too_large_for_one_copy_goes_through_this_machine(bucket, monkeypatch):
+    (bucket / "a").write_bytes(bytes(range(256)) * 100)
+    monkeypatch.setattr(stores, "ONE_COPY", 100)
+    (bucket / "a").copy(bucket / "b")
+    assert (bucket / "b").read_bytes() == bytes(range(256)) * 100
+
+
 def test_tables_and_outputs_whose_input_is_gone(folder):
     pool = {"name": "pools", "key": "x", "value": "y", "over": {"group": ["g"]}, "weight": "softmax", "apply": "pool"}
     folder.job(SOFTMAX, pool)

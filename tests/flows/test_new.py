@@ -248,7 +248,7 @@ def test_a_look_reads_some_rows_of_some_batches(folder, monkeypatch):
         (["im"], "there is no file or folder {}/im"),
         (["empty"], "{}/empty holds no *.parquet file"),
         (["in/*.csv"], "no file matches {}/in/*.csv"),
-        (["s3://in"], "s3://in: object stores cannot be read yet; name a local path"),
+        (["ftp://in"], "ftp://in: there are s3://, gs://, az:// and local paths"),
         (["in", "-o", "job.yaml"], "job.yaml is there already; name another file, or remove it"),
         (["in", "-o", "no/job.yaml"], "no/job.yaml: there is no folder {}/no"),
         (["drift"], "the batches differ from a.parquet: b.parquet lacks 'x', has 'y' besides; source.drift: fill would take them as they are"),
