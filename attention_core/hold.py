@@ -100,7 +100,8 @@ class Lease:
         try:
             yield self
         except FarolError:
-            self.renew()  # what failed may have failed since another run took its objects away
+            with suppress(DataError):
+                self.renew()  # what failed may have failed since another run took its objects away
             raise
         finally:
             self._over.set()
@@ -157,13 +158,14 @@ class Lease:
             now = time.monotonic()
             said = {"token": self.token, "host": socket.gethostname(), "pid": os.getpid(), "free": free}
             said |= {"unfinished": self.unfinished, "nonce": secrets.token_hex(8)}
+            text = json.dumps(said, sort_keys=True).encode()
             try:
-                self._version = self.lock.write_bytes(json.dumps(said, sort_keys=True).encode(), self._version)
+                self._version = self.lock.write_bytes(text, self._version)
             except Moved:
                 there, version = _lease(self.lock)
-                if there != said:  # else it was written, and the answer was lost
+                if there is None or there["token"] != self.token:
                     raise SinkBusy(f"{self.what}: {REPLACED}") from None
-                self._version = version
+                self._version = self.lock.write_bytes(text, version)  # one was written of which the answer was lost
             self._renewed = now
 
     def _beat(self) -> None:
