@@ -147,12 +147,12 @@ class Remote:
             got = obstore.get(store, self.key)
             return bytes(got.bytes()), _version(got.meta)
 
-    def blocks(self) -> Iterator[bytes]:
+    def blocks(self, size: int = 1 << 22) -> Iterator[bytes]:
         """The object, piece by piece."""
         import obstore
 
         with self._asked() as store:
-            for block in obstore.get(store, self.key).stream(min_chunk_size=1 << 22):
+            for block in obstore.get(store, self.key).stream(min_chunk_size=size):
                 yield bytes(block)
 
     def range(self, start: int, end: int) -> bytes:
@@ -191,8 +191,7 @@ class Remote:
             if obstore.head(store, self.key)["size"] <= ONE_COPY:
                 obstore.copy(store, self.key, to.key)
             else:
-                whole = obstore.get(store, self.key).stream(min_chunk_size=1 << 26)
-                obstore.put(store, to.key, whole, chunk_size=1 << 26, max_concurrency=2)
+                obstore.put(store, to.key, self.blocks(1 << 26), chunk_size=1 << 26, max_concurrency=2)
 
     def unlink(self, missing_ok: bool = False) -> None:
         import obstore
