@@ -35,6 +35,16 @@ _BEYOND = (1 << 63) - 1  # what Polars makes of INT96 that nanoseconds cannot ho
 
 
 @dataclass(frozen=True)
+class Extent:
+    """How large a file is: its rows, its bytes, the packed bytes of each column, and its largest row group unpacked."""
+
+    rows: int
+    size: int
+    columns: Mapping[str, int]
+    group: int
+
+
+@dataclass(frozen=True)
 class Batch:
     """One input file. name: its path under its root, with forward slashes; partitions: what its folders say.
 
@@ -69,6 +79,17 @@ class Batch:
             DataError: where the footer counts others, since Polars would read that many without a word.
         """
         return self._contents()[0]
+
+    def extent(self) -> Extent:
+        """How large the file is, by its footer."""
+        with self._footer() as file:
+            groups = [file.metadata.row_group(i) for i in range(file.metadata.num_row_groups)]
+            columns: dict[str, int] = {}
+            for chunk in (group.column(i) for group in groups for i in range(group.num_columns)):
+                name = chunk.path_in_schema.split(".")[0]
+                columns[name] = columns.get(name, 0) + int(chunk.total_compressed_size)
+            largest = max((int(group.total_byte_size) for group in groups), default=0)
+            return Extent(int(file.metadata.num_rows), self.path.stat().st_size, columns, largest)
 
     def row_group_rows(self) -> int | None:
         """As many rows as the largest row group has, and no more than fit in 128 MiB."""

@@ -7,6 +7,7 @@ import itertools
 import json
 import math
 import os
+import resource
 import secrets
 import shutil
 import threading
@@ -47,7 +48,7 @@ from attention_core.hold import Check
 from attention_core.job import Job
 from attention_core.jobfile import load
 from attention_core.ledger import Entry, Fingerprint, Footer, compare, pooled_of, versions
-from attention_core.plan import Plan
+from attention_core.plan import Estimate, Plan, estimated
 from attention_core.publish import Place, write_whole, writing
 from attention_core.selection import Cut
 from attention_core.source import agreed, apart, chosen
@@ -74,6 +75,10 @@ class Run:
     states: States = field(init=False)
     look: Look = field(init=False)
     digests: dict[str, str] = field(default_factory=dict, init=False)
+
+    def watched(self, watch: Watch) -> Run:
+        """This run, telling another how far it is."""
+        return replace(self, watch=watch)
 
     def __post_init__(self) -> None:
         self.states = States(self.place.work / "states")
@@ -152,6 +157,7 @@ class Run:
             footers.append(footer)
             entries.append(compare(batch.name, now, footer, seen.get(batch.name), self.rules, self.options))
         gone = self._gone()
+        entries = self._renamed(entries, gone, seen)
         if self.asks:
             told = last.get("statistics", {})
             same = [f is not None and told.get(f.name) == f.statistics for f in footers]
@@ -167,16 +173,35 @@ class Run:
                 for e, one in pairs
             ]
         other = sum(1 for f in footers if f is not None and dict(f.versions) != versions())
+        rounds = passes(self.heads, self.columns, self.before)
         return Plan(
             tuple(entries),
             gone,
-            passes(self.heads, self.columns, self.before),
+            rounds,
             self._output_schema(),
             other,
             self.place.journal.is_file(),
             self._strange([b.name for b, f in zip(self.batches, footers, strict=True) if f is None], gone, seen),
             self._stale_tables(entries, footers),
+            None if hashed else self._estimate(entries, rounds),
         )
+
+    def _renamed(self, entries: Sequence[Entry], gone: Sequence[str], seen: Mapping[str, Fingerprint]) -> list[Entry]:
+        """The entries, with a word on new ones that look like one that is gone."""
+        lost = {(seen[n].size, seen[n].mtime_ns): n for n in gone if n in seen}
+        if not lost:
+            return list(entries)
+        now = {b.name: Fingerprint.of(b.path) for b, e in zip(self.batches, entries, strict=True) if e.status == "new"}
+        was = {name: lost.get((f.size, f.mtime_ns)) for name, f in now.items()}
+        return [replace(e, why=f"perhaps {was[e.name]}, renamed") if was.get(e.name) else e for e in entries]
+
+    def _estimate(self, entries: Sequence[Entry], rounds: int) -> Estimate:
+        """About what it takes; what depends on the fit is taken to be written."""
+        extents = [batch.extent() for batch in self.batches] if any(e.status != "done" for e in entries) else []
+        todo = [x for x, e in zip(extents, entries, strict=False) if e.status != "done"]
+        asked = {c for head in self.heads if head.asks() for c in head.reads()}
+        added = 0 if self.rowless else len(set(self.output_columns()) - set(self.own))
+        return estimated(todo, extents, sorted(asked), rounds, added, self.workers, self.place.record())
 
     def _stale_tables(self, entries: Sequence[Entry], footers: Sequence[Footer | None]) -> tuple[str, ...]:
         """The rules whose table is not there, or of other rows: any change reads all batches again."""
@@ -390,9 +415,8 @@ class Run:
     def record(self, outcome: Mapping[str, Any]) -> None:
         """Writes what happened to the work folder's history of runs."""
         at = dt.datetime.fromtimestamp(self.began, dt.UTC).strftime("%Y-%m-%dT%H-%M-%S.%f")
-        runs = self.place.work / "runs"
-        runs.mkdir(exist_ok=True)
-        write_whole(runs / f"{at}.json", as_json(outcome))
+        self.place.runs.mkdir(exist_ok=True)
+        write_whole(self.place.runs / f"{at}.json", as_json(outcome))
 
     def _frames(self, batch: Batch, statistics: Statistics, health: dict[str, Health]) -> Iterator[pl.DataFrame]:
         names = self.output_columns()
@@ -494,6 +518,7 @@ class Outcome:
             "batches": self.written,
             "rows": self.rows,
             "seconds": self.seconds,
+            "peak_memory": 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss,
             "weights": {
                 column: {"rule": head.rule, "seconds": self.run.look.spent.get(head.weights[0])}
                 | self.health[column].summary()
@@ -526,16 +551,19 @@ def opened(path: str | Path, overrides: Sequence[str] = (), **how: Any) -> Run:
         raise loaded.located(error) from None
 
 
-def execute(run: Run, full: bool = False, redo: str | None = None, each: Each | None = None) -> Outcome:
+def execute(
+    run: Run, full: bool = False, redo: str | None = None, each: Each | None = None, plan: Plan | None = None
+) -> Outcome:
     """Runs what is planned: fit, apply to what is not done, check what is expected, publish.
 
-    full: all batches are done again; redo: those whose name matches this glob. each: where the work runs.
+    full: all batches are done again; redo: those whose name matches this glob. each: where the work runs. plan: if it
+    is known.
     """
     began = time.monotonic()
     devices.keep_freed_memory()
     if redo is not None and not any(fnmatch(b.name, redo) for b in run.batches):
         raise JobError(f"--redo {redo}: no batch has such a name; the first is {run.batches[0].name}")
-    plan = run.plan()
+    plan = plan or run.plan()
     refuse_gone(run, plan)
     if plan.nothing and not full and redo is None:
         footers = run.footers()
