@@ -115,10 +115,11 @@ class Look:
         if at not in self.kept:
             own, off = self.inputs.get(part.name, NO_INPUT), self.states.folder is None
             name = "" if off else name_of(own.id, "keys", at, self._above(part, [head], statistics, head.over))
-            self.kept[at] = self.states.get(name)
-            if self.kept[at] is None:
-                self.kept[at] = self.segments(part, head, statistics).keys
-                self.states.put(name, self.kept[at], own.size)
+            found = self.states.get(name)
+            if found is None:
+                found = self.segments(part, head, statistics).keys
+                self.states.put(name, found, own.size)
+            self.kept[at] = found
         return self.kept[at]
 
     def segments(self, part: Part, head: Head, statistics: Statistics) -> Segments:
@@ -313,13 +314,26 @@ def tables(
     ]
     sizes = [1 if k is None else k.height for k in keys]
     pools = [Pools(n, [schema[v] for v, _, _ in h.values]) for n, h in zip(sizes, heads, strict=True)]
-    each(lambda part: look.pool(part, heads, statistics, pools, keys))
+    each(_at_once(lambda part: look.pool(part, heads, statistics, pools, keys)))
     found: dict[str, pl.DataFrame] = {}
     for head, pool, whole in zip(heads, pools, keys, strict=True):
         assert head.pool is not None
         added = pool.columns(head.pool, [name for _, name, _ in head.values])
         found[head.rule] = pl.DataFrame(added) if whole is None else whole.hstack(added)
     return found
+
+
+def _at_once(work: Callable[[Part], None]) -> Callable[[Part], None]:
+    """Work that must not be tried again, since some of it is added already."""
+
+    def once(part: Part) -> None:
+        try:
+            work(part)
+        except DataError as error:
+            error.may_pass = False
+            raise
+
+    return once
 
 
 def passes(heads: Sequence[Head], schema: Mapping[str, pl.DataType], before: Statistics = NOTHING) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import datetime as dt
+import errno
 import glob
 import io
 import json
@@ -30,6 +31,10 @@ _WILD = re.compile(r"[*?\[]")
 _HIVE = re.compile(r"^([^=]+)=(.*)$")
 _WHOLE = re.compile(r"^-?[0-9]{1,19}$")
 _FOREIGN = re.compile(r"field_id=-?\d+ (.+) \(((?:Variant|Geometry|Geography|Unknown|Interval)\b.*)\)", re.IGNORECASE)
+_OS_ERROR = re.compile(r"\(os error (\d+)\)")
+_PASSING = {errno.EIO, errno.EAGAIN, errno.ESTALE, errno.ETIMEDOUT, errno.ECONNRESET, errno.ECONNREFUSED, errno.EPIPE,
+            errno.ENETDOWN, errno.ENETUNREACH, errno.EHOSTDOWN, errno.EHOSTUNREACH}  # fmt: skip
+_HUNG = re.compile("timed? ?out|connection (reset|refused|closed)|server error|service unavailable", re.IGNORECASE)
 _ROW = "#row"
 _BEYOND = (1 << 63) - 1  # what Polars makes of INT96 that nanoseconds cannot hold
 
@@ -328,13 +333,22 @@ def reading(path: Path, what: str = READ, blame: Callable[[], str] = str) -> Ite
         if not _theirs(error):
             raise
         try:
-            said = blame()
+            said = "" if _may_pass(error) else blame()
         except BaseException as another:
             if not (isinstance(another, FarolError) or _theirs(another)):
                 raise
             said = ""
         sort = Unreadable if what == READ else DataError
-        raise sort(f"{said or f'{path}: {what}'}: {_first_line(error)}") from error
+        raised = sort(f"{said or f'{path}: {what}'}: {_first_line(error)}")
+        raised.may_pass = _may_pass(error)
+        raise raised from error
+
+
+def _may_pass(error: BaseException) -> bool:
+    """Whether it is of the kind that a second try may not meet: a disk or a connection that hung."""
+    told = _OS_ERROR.search(str(error))
+    number = int(told[1]) if told else getattr(error, "errno", None)
+    return number in _PASSING or _HUNG.search(str(error)) is not None
 
 
 def _theirs(error: BaseException) -> bool:
