@@ -114,7 +114,7 @@ class Look:
             return self.segments(part, head, statistics).keys
         if at not in self.kept:
             own, off = self.inputs.get(part.name, NO_INPUT), self.states.folder is None
-            name = "" if off else name_of(own.id, "keys", at, self._above(part, [head], statistics, head.over))
+            name = "" if off else name_of(own.id, "keys", at, self._above(part, head.over, statistics))
             found = self.states.get(name)
             if found is None:
                 found = self.segments(part, head, statistics).keys
@@ -130,29 +130,29 @@ class Look:
             return ONE
         at = (part.name, scope(head))
         if at not in self.found:
-            chunks = [chunk.select(head.over) for _, chunk in self.above(part, [head], statistics, head.over)]
+            chunks = [chunk.select(head.over) for _, chunk in self.above(part, head.over, statistics, FIT_ROWS)]
             self.found[at] = segments(pl.concat(chunks)) if chunks else Segments(None, None, 0)
         return self.found[at]
 
     def above(
-        self, part: Part, heads: Sequence[Head], statistics: Statistics, columns: Iterable[str] = ()
+        self, part: Part, columns: Iterable[str], statistics: Statistics, rows: int = APPLY_ROWS
     ) -> Iterator[tuple[int, pl.DataFrame]]:
-        """The rows as these heads look at them: the columns they need, those of heads above them among them."""
-        before = self._before(heads, columns)
+        """The rows with these columns, those that heads make among them; no more is read than they take."""
+        before = self._makers(columns)
         made = {c for h in self.heads for c in h.adds()}
-        read = set(columns).union(*(h.reads() for h in (*before, *heads))) - made
-        rows = FIT_ROWS if any(isinstance(head.over, tuple) for head in heads) else APPLY_ROWS
+        read = set(columns).union(*(h.reads() for h in before)) - made
         return self.attended(part, before, statistics, read, rows)
 
-    def _before(self, heads: Sequence[Head], columns: Iterable[str] = ()) -> list[Head]:
-        """The heads whose columns these look at, or that make these columns."""
-        needs = _needs(self.heads)
-        wanted = {n for head in heads for n in needs[head.weights[0]]}
+    def _makers(self, columns: Iterable[str]) -> list[Head]:
+        """The heads that make any of these columns, and those that they look at."""
+        needs, named = _needs(self.heads), set(columns)
+        direct = {h.weights[0] for h in self.heads if named.intersection(h.adds())}
+        wanted = direct.union(*(needs[name] for name in direct))
         return [h for h in self.heads if h.weights[0] in wanted]
 
-    def _above(self, part: Part, heads: Sequence[Head], statistics: Statistics, columns: Iterable[str] = ()) -> Any:
-        """The identity of what these heads look at beside the part's own columns."""
-        before = self._before(heads, columns)
+    def _above(self, part: Part, columns: Iterable[str], statistics: Statistics) -> Any:
+        """The identity of what these columns depend on beside the part's own."""
+        before = self._makers(columns)
         return tuple((h.teaching(), statistics.of(h, self.keys(part, h, statistics))) for h in before)
 
     def attended(
@@ -201,7 +201,9 @@ class Look:
         where = [self.segments(part, ask.head, statistics) for ask in asks]
         local = [moved(ask, self.device) for ask in asks]
         states: list[Any] = [None] * len(asks)
-        for start, chunk in self.above(part, [ask.head for ask in asks], statistics):
+        columns = set[str]().union(*(ask.head.columns() for ask in asks))
+        rows = FIT_ROWS if any(isinstance(ask.head.over, tuple) for ask in asks) else APPLY_ROWS
+        for start, chunk in self.above(part, columns, statistics, rows):
             for i, (ask, whole) in enumerate(zip(local, where, strict=True)):
                 with _of(part, ask.head), self._timed(ask.head):
                     state = self._answered(ask, chunk, self.first(part, ask.head), start, whole)
@@ -215,7 +217,7 @@ class Look:
         own, first = self.inputs.get(part.name, NO_INPUT), self.first(part, ask.head)
         concluded = replaced(ask.concluded, Cut, lambda cut: cut.seen_from(first, MOST_OF_A_PART))
         where = first if holds(ask.question, Position) else None
-        above = self._above(part, [ask.head], statistics)
+        above = self._above(part, ask.head.columns(), statistics)
         return name_of(own.id, "state", ask.head.teaching(), concluded, ask.question, where, above)
 
     def pool(
@@ -225,7 +227,8 @@ class Look:
         where = [(h, self.segments(part, h, statistics)) for h in heads]
         knows = [(h, s, moved(statistics.of(h, s.keys), self.device)) for h, s in where]
         at = [None if k is None or s.keys is None else places(s.keys, k) for k, (_, s) in zip(keys, where, strict=True)]
-        for start, chunk in self.above(part, heads, statistics):
+        columns = set[str]().union(*(head.reads() for head in heads))
+        for start, chunk in self.above(part, columns, statistics, FIT_ROWS):
             for (head, whole, known), pools, places_of in zip(knows, into, at, strict=True):
                 with _of(part, head), self._timed(head):
                     self._pooled(head, chunk, self.first(part, head), start, whole, known, pools, places_of)
