@@ -522,6 +522,7 @@ class Outcome:
             "weights": {
                 column: {"rule": head.rule, "seconds": self.run.look.spent.get(head.weights[0])}
                 | self.health[column].summary()
+                | {"histogram": self.health[column].histogram()}
                 for head in self.run.heads
                 for column in head.weights
                 if column in self.health

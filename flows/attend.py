@@ -24,7 +24,7 @@ from attention_core.batches import Batch
 from attention_core.errors import FarolError
 from attention_core.plan import Plan
 from attention_core.run import Run, execute, opened
-from attention_core.work import threads
+from attention_core.work import patiently, threads
 from flows.artifacts import show
 from flows.summary import counted, headline, planned
 
@@ -149,7 +149,7 @@ class Tasks:
         def do() -> None:
             try:
                 for batch in group:
-                    found[batch.name] = work(batch)
+                    found[batch.name] = patiently(work, self.run.stop)(batch)
                     self.run.watch.batch(batch.name)
                     get_run_logger().info("%s is staged", batch.name)
             except BaseException:

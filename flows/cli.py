@@ -30,6 +30,7 @@ QUIET = {
     "DO_NOT_TRACK": "1",
     "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
     "PREFECT_SERVER_LOGGING_LEVEL": "CRITICAL",
+    "PREFECT_LOGGING_EXTRA_LOGGERS": "farol",
 }
 
 app = App(
@@ -182,6 +183,27 @@ def new(
         sys.stdout.write(new(source))
     else:
         print(write(source, output))
+
+
+@app.command
+def report(job: Path, /, *, set: Sets = (), json: Json = False) -> None:
+    """Shows the last run as a picture in the terminal, and where its page is: `report.html` in the work folder.
+
+    The page is one file that needs nothing beside it. A run writes it; where it is older than the last run, it is
+    written anew.
+    """
+    from attention_core.run import opened
+    from flows import show
+    from flows.report import draw, is_old, keep, look
+
+    found = look(opened(job, set))
+    if is_old(found):
+        keep(found)
+    if json:
+        _print_json(found.plain())
+    else:
+        draw(found)
+        show.out.print(f"page: {found.path}", soft_wrap=True)
 
 
 @app.command
