@@ -28,7 +28,7 @@ from attention_core.states import States, name_of
 from attention_core.statistics import NOTHING, Statistics, of_sink, scope
 
 APPLY_ROWS = 1 << 17
-MOST_NUMBERS = 1 << 22  # of a vector column at once
+MOST_NUMBERS = 1 << 21  # of a vector column at once
 MOST_OF_A_PART = 1 << 40
 POSITION_BITS = 40  # for the row; the batch's place in dataset order stands above them
 LAST_PLACE = 1 << 22

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -131,7 +131,7 @@ class Adding:
     def __init__(self, shape: tuple[int, ...], device: torch.device, tops: Tensor | None = None) -> None:
         self.known = tops is not None
         self.tops = torch.full(shape, LOWEST, device=device) if tops is None else tops
-        self.powers = _power(1 - self.tops)
+        self.powers = _in_blocks(lambda top: _power(1 - top), self.tops, torch.float64)
         self.open = torch.zeros(LIMBS, *shape, dtype=torch.float64, device=device)
         self.rows = 0  # that `open` holds
         self.raised = 0  # how often tops have changed
@@ -143,8 +143,8 @@ class Adding:
         with self.lock:
             if not self.rows and not self.known:
                 largest = torch.zeros_like(self.powers).scatter_reduce_(0, _beside(ids, x), x.abs(), "amax")
-                self.tops = _above(largest)
-                self.powers = _power(1 - self.tops)
+                self.tops = _in_blocks(_above, largest, torch.int64)
+                self.powers = _in_blocks(lambda top: _power(1 - top), self.tops, torch.float64)
                 self.raised += 1
         block = max(1, BLOCK // max(1, math.prod(x.shape[1:])))
         for rows, at in zip(torch.split(x, block), torch.split(ids, block), strict=True):
@@ -222,6 +222,14 @@ def _largest(x: Tensor) -> Tensor:
 def _beside(ids: Tensor, x: Tensor) -> Tensor:
     """The segment of each number of x: a vector's components are all in its row's."""
     return ids if x.ndim == 1 else ids[:, None].expand_as(x)
+
+
+def _in_blocks(of: Callable[[Tensor], Tensor], x: Tensor, dtype: torch.dtype) -> Tensor:
+    """What a function makes of each number, without room for all that it makes on the way."""
+    out = torch.empty(x.shape, dtype=dtype, device=x.device)
+    for into, block in zip(torch.split(out.reshape(-1), BLOCK), torch.split(x.reshape(-1), BLOCK), strict=True):
+        into.copy_(of(block))
+    return out
 
 
 def _above(largest: Tensor) -> Tensor:
