@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -17,7 +18,7 @@ from torch import Tensor
 from attention_core.apply import POOL_COLUMNS, Pools, column_type, inner
 from attention_core.columns import ONE, Segments, places, segments, union
 from attention_core.contract import conclude, together
-from attention_core.devices import CPU, halving, moved, rows_at_once
+from attention_core.devices import CPU, ahead, cores, halving, moved, rows_at_once
 from attention_core.errors import DataError, FarolError, JobError, Stopped
 from attention_core.frozen import holds, replaced
 from attention_core.head import Ask, Attended, Head, Known, Notice
@@ -81,12 +82,14 @@ class Look:
     device: torch.device = CPU
     stop: Callable[[], bool] = lambda: False
     watch: Callable[[int], None] = lambda rows: None
+    threads: Callable[[Part], int] = lambda part: 1  # that work on the chunks of a part at once
     order: Mapping[str, int] = field(default_factory=dict)  # of the parts that teach, by name
     states: States = field(default_factory=States)
     inputs: Mapping[str, Input] = field(default_factory=dict)  # of the parts whose states are kept, by name
     found: dict[tuple[str, str], Segments] = field(default_factory=dict)
     kept: dict[tuple[str, str], pl.DataFrame | None] = field(default_factory=dict)
     spent: dict[str, float] = field(default_factory=dict)  # seconds of work on each head, by its first weight column
+    lock: threading.Lock = field(default_factory=threading.Lock)
 
     @property
     def width(self) -> int:
@@ -167,18 +170,25 @@ class Look:
         """The rows of a part with what the heads add, chunk by chunk; `tell` hears what they notice."""
         where = [(h, self.segments(part, h, statistics)) for h in heads]
         knows = [(h, s, moved(statistics.of(h, s.keys), self.device)) for h, s in where]
-        missed = [0] * len(heads)
-        for start, chunk in self.chunks(part, columns, rows):
-            for i, (head, whole, known) in enumerate(knows):
+
+        def attend(item: tuple[int, pl.DataFrame]) -> tuple[int, pl.DataFrame, list[int], Mapping[str, Notice]]:
+            (start, chunk), missed, noticed = item, list[int](), dict[str, Notice]()
+            for head, whole, known in knows:
                 with _of(part, head), self._timed(head):
                     done = self._attended(head, chunk, self.first(part, head), start, whole, known)
                 chunk = done.frame
-                tell(done.noticed)
-                missed[i] += head.missed(chunk)
+                noticed |= done.noticed
+                missed.append(head.missed(chunk))
+            return start, chunk, missed, noticed
+
+        missed = [0] * len(heads)
+        for start, chunk, keys, noticed in ahead(self.chunks(part, columns, rows), attend, self.threads(part)):
+            missed = [a + b for a, b in zip(missed, keys, strict=True)]
+            tell(noticed)
             yield start, chunk
-        for head, keys in zip(heads, missed, strict=True):
+        for head, many in zip(heads, missed, strict=True):
             with _of(part, head):
-                _refuse_missing(keys)
+                _refuse_missing(many)
 
     def answers(self, part: Part, asks: Sequence[Ask], statistics: Statistics) -> list[Answer]:
         """What a part answers to the questions of one round: one pass over the columns that they need.
@@ -203,11 +213,16 @@ class Look:
         states: list[Any] = [None] * len(asks)
         columns = set[str]().union(*(ask.head.columns() for ask in asks))
         rows = FIT_ROWS if any(isinstance(ask.head.over, tuple) for ask in asks) else APPLY_ROWS
-        for start, chunk in self.above(part, columns, statistics, rows):
-            for i, (ask, whole) in enumerate(zip(local, where, strict=True)):
+
+        def answer(item: tuple[int, pl.DataFrame]) -> list[Any]:
+            (start, chunk), found = item, []
+            for ask, whole in zip(local, where, strict=True):
                 with _of(part, ask.head), self._timed(ask.head):
-                    state = self._answered(ask, chunk, self.first(part, ask.head), start, whole)
-                states[i] = state if states[i] is None else states[i] + state
+                    found.append(self._answered(ask, chunk, self.first(part, ask.head), start, whole))
+            return found
+
+        for found in ahead(self.above(part, columns, statistics, rows), answer, self.threads(part)):
+            states = [b if a is None else a + b for a, b in zip(states, found, strict=True)]
         return states
 
     def _name(self, part: Part, ask: Ask, statistics: Statistics) -> str:
@@ -228,10 +243,15 @@ class Look:
         knows = [(h, s, moved(statistics.of(h, s.keys), self.device)) for h, s in where]
         at = [None if k is None or s.keys is None else places(s.keys, k) for k, (_, s) in zip(keys, where, strict=True)]
         columns = set[str]().union(*(head.reads() for head in heads))
-        for start, chunk in self.above(part, columns, statistics, FIT_ROWS):
+
+        def add(item: tuple[int, pl.DataFrame]) -> None:
+            start, chunk = item
             for (head, whole, known), pools, places_of in zip(knows, into, at, strict=True):
                 with _of(part, head), self._timed(head):
                     self._pooled(head, chunk, self.first(part, head), start, whole, known, pools, places_of)
+
+        for _ in ahead(self.above(part, columns, statistics, FIT_ROWS), add, self.threads(part)):
+            pass
 
     def _pooled(
         self,
@@ -267,8 +287,9 @@ class Look:
     def _timed(self, head: Head) -> Iterator[None]:
         began = time.perf_counter()
         yield
-        column = head.weights[0]
-        self.spent[column] = self.spent.get(column, 0.0) + time.perf_counter() - began
+        column, took = head.weights[0], time.perf_counter() - began
+        with self.lock:
+            self.spent[column] = self.spent.get(column, 0.0) + took
 
 
 @dataclass(frozen=True, eq=False)
@@ -415,8 +436,9 @@ def _fitted(
         raise JobError(f"chunk_rows must be at least 1, and is {chunk_rows}")
     heads = resolved([_rule(i, rule) for i, rule in enumerate(rules)], frame.schema)
     before = NOTHING if published is None else of_sink(Path(published), heads).statistics
-    part = FramePart(frame)
-    look = Look(heads, chunk_rows, order={} if published is None else {part.name: LAST_PLACE})
+    part, at_once = FramePart(frame), cores() if frame.height > APPLY_ROWS else 1
+    order = {} if published is None else {part.name: LAST_PLACE}
+    look = Look(heads, chunk_rows, order=order, threads=lambda part: at_once)
     with one_thread():
         yield look, part, fit(look, lambda work: [work(part)], before)
 

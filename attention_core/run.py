@@ -6,7 +6,6 @@ import datetime as dt
 import itertools
 import json
 import math
-import os
 import resource
 import secrets
 import shutil
@@ -17,7 +16,7 @@ from dataclasses import asdict, dataclass, field, replace
 from fnmatch import fnmatch
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import polars as pl
 
@@ -56,6 +55,8 @@ from attention_core.states import States
 from attention_core.statistics import NOTHING, Published, Statistics, of_sink, publish
 from attention_core.work import Each, Watch, threads
 
+SPLIT_ROWS = 1 << 20
+
 
 @dataclass
 class Run:
@@ -86,7 +87,7 @@ class Run:
         taught = [b.name for b in self.batches] if self.given is None else self.given.taught
         order = {name: i for i, name in enumerate(taught)} or NOBODY
         self.look = Look(
-            self.heads, chunk_rows, devices.chosen(self.job.device), self.stop.is_set, self.watch.rows, order
+            self.heads, chunk_rows, devices.chosen(self.job.device), self.stop.is_set, self.watch.rows, order=order
         )
 
     @staticmethod
@@ -132,8 +133,13 @@ class Run:
 
     @property
     def workers(self) -> int:
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        return cores if self.job.workers == "auto" else int(self.job.workers)
+        return devices.cores() if self.job.workers == "auto" else int(self.job.workers)
+
+    def _split(self, batches: int) -> None:
+        """Has large batches worked on by several threads, where there are fewer of them than workers, or as is said."""
+        split, idle = self.job.source.split_rows, self.workers // max(1, min(batches, self.workers))
+        least, threads = (SPLIT_ROWS, idle) if split == "auto" else (int(split), self.workers)
+        self.look.threads = lambda part: threads if threads > 1 and cast(Batch, part).rows() > least else 1
 
     def added(self) -> dict[str, pl.DataType]:
         """The columns that the rules add and that are written."""
@@ -220,6 +226,7 @@ class Run:
         if not (stale and pooling(self.heads)):
             return []
         steps = itertools.count(1)
+        self._split(len(self.batches))
         made = tables(
             self.look, lambda work: each(f"pool, step {next(steps)}", work, self.batches), statistics, self.columns
         )
@@ -250,6 +257,7 @@ class Run:
             own = {b.name: self._identity(b, inputs[b.name].hash) for b in self.batches}
             self.look.inputs = {name: Input(id, inputs[name].size) for name, id in own.items()}
         rounds = itertools.count(1)
+        self._split(len(self.batches))
         return fit(self.look, lambda work: each(f"fit, pass {next(rounds)}", work, self.batches), self.before)
 
     def _identity(self, batch: Batch, hash: str) -> str:
@@ -311,6 +319,7 @@ class Run:
         statistics = self.fit(each, inputs)
         planned = self.plan(inputs)
         todo = self.todo(planned, statistics, full, redo)
+        self._split(len(todo))
         done = each("apply", lambda b: self.apply(b, statistics, inputs[b.name]), todo)
         pooled = self.pool(each, statistics, inputs, bool(todo or planned.tables))
         footers = self.footers(done)
