@@ -121,23 +121,24 @@ class Pools:
         parts = [only(f.x, t) * _like(only(w, t), f.x) for f, t in zip(found, there, strict=True)]
         products = [finite(part, INFINITE) for part in parts]
         known = finite(only(w, ok), INFINITE)
+        where = [only(at, mask) for mask in there]
         with self.lock:  # nothing fails from here on
             self.rows += torch.bincount(at, minlength=len(self.rows))
-            self.weights.add(known, only(at, ok))
-            for i, (product, mask) in enumerate(zip(products, there, strict=True)):
-                here = only(at, mask)
+            for i, here in enumerate(where):
                 self.there[i] += torch.bincount(here, minlength=len(self.rows))
-                self.products[i].add(product, here)
-                self.of[i].add(only(w, mask), here)
+        self.weights.add(known, only(at, ok))
+        for i, (product, here) in enumerate(zip(products, where, strict=True)):
+            self.products[i].add(product, here)
+            self.of[i].add(only(w, there[i]), here)
 
     def columns(self, how: str, names: Sequence[str]) -> list[pl.Series]:
         """The table's columns beside the segments' own: rows, weight_sum, and each value; null where none is there."""
-        weight_sum = self.weights.sums().value()
+        weight_sum = self.weights.value()
         found = [series("rows", self.rows, None, pl.Int64()), series("weight_sum", weight_sum, None, pl.Float64())]
         for i, (name, dtype) in enumerate(zip(names, self.dtypes, strict=True)):
-            total, there = self.products[i].sums().value(), self.there[i] > 0
+            total, there = self.products[i].value(), self.there[i] > 0
             if how == "mean":
-                weights = self.of[i].sums().value()
+                weights = self.of[i].value()
                 total, there = total / _like(weights, total), there & (weights != 0)
             found.append(_typed(total, there, name, column_type(dtype)))
         return found

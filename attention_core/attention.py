@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -17,7 +18,7 @@ from torch import Tensor
 from attention_core.apply import POOL_COLUMNS, Pools, column_type, inner
 from attention_core.columns import ONE, Segments, places, segments, union
 from attention_core.contract import conclude, together
-from attention_core.devices import CPU, halving, moved, rows_at_once
+from attention_core.devices import CPU, ahead, cores, halving, moved, rows_at_once
 from attention_core.errors import DataError, FarolError, JobError, Stopped
 from attention_core.frozen import holds, replaced
 from attention_core.head import Ask, Attended, Head, Known, Notice
@@ -29,7 +30,7 @@ from attention_core.statistics import NOTHING, Statistics, of_sink, scope
 from attention_core.stores import Where, located
 
 APPLY_ROWS = 1 << 17
-MOST_NUMBERS = 1 << 22  # of a vector column at once
+MOST_NUMBERS = 1 << 21  # of a vector column at once
 MOST_OF_A_PART = 1 << 40
 POSITION_BITS = 40  # for the row; the batch's place in dataset order stands above them
 LAST_PLACE = 1 << 22
@@ -82,12 +83,14 @@ class Look:
     device: torch.device = CPU
     stop: Callable[[], bool] = lambda: False
     watch: Callable[[int], None] = lambda rows: None
+    threads: Callable[[Part], int] = lambda part: 1  # that work on the chunks of a part at once
     order: Mapping[str, int] = field(default_factory=dict)  # of the parts that teach, by name
     states: States = field(default_factory=States)
     inputs: Mapping[str, Input] = field(default_factory=dict)  # of the parts whose states are kept, by name
     found: dict[tuple[str, str], Segments] = field(default_factory=dict)
     kept: dict[tuple[str, str], pl.DataFrame | None] = field(default_factory=dict)
     spent: dict[str, float] = field(default_factory=dict)  # seconds of work on each head, by its first weight column
+    lock: threading.Lock = field(default_factory=threading.Lock)
 
     @property
     def width(self) -> int:
@@ -115,11 +118,12 @@ class Look:
             return self.segments(part, head, statistics).keys
         if at not in self.kept:
             own, off = self.inputs.get(part.name, NO_INPUT), self.states.folder is None
-            name = "" if off else name_of(own.id, "keys", at, self._above(part, [head], statistics, head.over))
-            self.kept[at] = self.states.get(name)
-            if self.kept[at] is None:
-                self.kept[at] = self.segments(part, head, statistics).keys
-                self.states.put(name, self.kept[at], own.size)
+            name = "" if off else name_of(own.id, "keys", at, self._above(part, head.over, statistics))
+            found = self.states.get(name)
+            if found is None:
+                found = self.segments(part, head, statistics).keys
+                self.states.put(name, found, own.size)
+            self.kept[at] = found
         return self.kept[at]
 
     def segments(self, part: Part, head: Head, statistics: Statistics) -> Segments:
@@ -130,29 +134,29 @@ class Look:
             return ONE
         at = (part.name, scope(head))
         if at not in self.found:
-            chunks = [chunk.select(head.over) for _, chunk in self.above(part, [head], statistics, head.over)]
+            chunks = [chunk.select(head.over) for _, chunk in self.above(part, head.over, statistics, FIT_ROWS)]
             self.found[at] = segments(pl.concat(chunks)) if chunks else Segments(None, None, 0)
         return self.found[at]
 
     def above(
-        self, part: Part, heads: Sequence[Head], statistics: Statistics, columns: Iterable[str] = ()
+        self, part: Part, columns: Iterable[str], statistics: Statistics, rows: int = APPLY_ROWS
     ) -> Iterator[tuple[int, pl.DataFrame]]:
-        """The rows as these heads look at them: the columns they need, those of heads above them among them."""
-        before = self._before(heads, columns)
+        """The rows with these columns, those that heads make among them; no more is read than they take."""
+        before = self._makers(columns)
         made = {c for h in self.heads for c in h.adds()}
-        read = set(columns).union(*(h.reads() for h in (*before, *heads))) - made
-        rows = FIT_ROWS if any(isinstance(head.over, tuple) for head in heads) else APPLY_ROWS
+        read = set(columns).union(*(h.reads() for h in before)) - made
         return self.attended(part, before, statistics, read, rows)
 
-    def _before(self, heads: Sequence[Head], columns: Iterable[str] = ()) -> list[Head]:
-        """The heads whose columns these look at, or that make these columns."""
-        needs = _needs(self.heads)
-        wanted = {n for head in heads for n in needs[head.weights[0]]}
+    def _makers(self, columns: Iterable[str]) -> list[Head]:
+        """The heads that make any of these columns, and those that they look at."""
+        needs, named = _needs(self.heads), set(columns)
+        direct = {h.weights[0] for h in self.heads if named.intersection(h.adds())}
+        wanted = direct.union(*(needs[name] for name in direct))
         return [h for h in self.heads if h.weights[0] in wanted]
 
-    def _above(self, part: Part, heads: Sequence[Head], statistics: Statistics, columns: Iterable[str] = ()) -> Any:
-        """The identity of what these heads look at beside the part's own columns."""
-        before = self._before(heads, columns)
+    def _above(self, part: Part, columns: Iterable[str], statistics: Statistics) -> Any:
+        """The identity of what these columns depend on beside the part's own."""
+        before = self._makers(columns)
         return tuple((h.teaching(), statistics.of(h, self.keys(part, h, statistics))) for h in before)
 
     def attended(
@@ -167,18 +171,25 @@ class Look:
         """The rows of a part with what the heads add, chunk by chunk; `tell` hears what they notice."""
         where = [(h, self.segments(part, h, statistics)) for h in heads]
         knows = [(h, s, moved(statistics.of(h, s.keys), self.device)) for h, s in where]
-        missed = [0] * len(heads)
-        for start, chunk in self.chunks(part, columns, rows):
-            for i, (head, whole, known) in enumerate(knows):
+
+        def attend(item: tuple[int, pl.DataFrame]) -> tuple[int, pl.DataFrame, list[int], Mapping[str, Notice]]:
+            (start, chunk), missed, noticed = item, list[int](), dict[str, Notice]()
+            for head, whole, known in knows:
                 with _of(part, head), self._timed(head):
                     done = self._attended(head, chunk, self.first(part, head), start, whole, known)
                 chunk = done.frame
-                tell(done.noticed)
-                missed[i] += head.missed(chunk)
+                noticed |= done.noticed
+                missed.append(head.missed(chunk))
+            return start, chunk, missed, noticed
+
+        missed = [0] * len(heads)
+        for start, chunk, keys, noticed in ahead(self.chunks(part, columns, rows), attend, self.threads(part)):
+            missed = [a + b for a, b in zip(missed, keys, strict=True)]
+            tell(noticed)
             yield start, chunk
-        for head, keys in zip(heads, missed, strict=True):
+        for head, many in zip(heads, missed, strict=True):
             with _of(part, head):
-                _refuse_missing(keys)
+                _refuse_missing(many)
 
     def answers(self, part: Part, asks: Sequence[Ask], statistics: Statistics) -> list[Answer]:
         """What a part answers to the questions of one round: one pass over the columns that they need.
@@ -201,11 +212,18 @@ class Look:
         where = [self.segments(part, ask.head, statistics) for ask in asks]
         local = [moved(ask, self.device) for ask in asks]
         states: list[Any] = [None] * len(asks)
-        for start, chunk in self.above(part, [ask.head for ask in asks], statistics):
-            for i, (ask, whole) in enumerate(zip(local, where, strict=True)):
+        columns = set[str]().union(*(ask.head.columns() for ask in asks))
+        rows = FIT_ROWS if any(isinstance(ask.head.over, tuple) for ask in asks) else APPLY_ROWS
+
+        def answer(item: tuple[int, pl.DataFrame]) -> list[Any]:
+            (start, chunk), found = item, []
+            for ask, whole in zip(local, where, strict=True):
                 with _of(part, ask.head), self._timed(ask.head):
-                    state = self._answered(ask, chunk, self.first(part, ask.head), start, whole)
-                states[i] = state if states[i] is None else states[i] + state
+                    found.append(self._answered(ask, chunk, self.first(part, ask.head), start, whole))
+            return found
+
+        for found in ahead(self.above(part, columns, statistics, rows), answer, self.threads(part)):
+            states = [b if a is None else a + b for a, b in zip(states, found, strict=True)]
         return states
 
     def _name(self, part: Part, ask: Ask, statistics: Statistics) -> str:
@@ -215,7 +233,7 @@ class Look:
         own, first = self.inputs.get(part.name, NO_INPUT), self.first(part, ask.head)
         concluded = replaced(ask.concluded, Cut, lambda cut: cut.seen_from(first, MOST_OF_A_PART))
         where = first if holds(ask.question, Position) else None
-        above = self._above(part, [ask.head], statistics)
+        above = self._above(part, ask.head.columns(), statistics)
         return name_of(own.id, "state", ask.head.teaching(), concluded, ask.question, where, above)
 
     def pool(
@@ -225,10 +243,16 @@ class Look:
         where = [(h, self.segments(part, h, statistics)) for h in heads]
         knows = [(h, s, moved(statistics.of(h, s.keys), self.device)) for h, s in where]
         at = [None if k is None or s.keys is None else places(s.keys, k) for k, (_, s) in zip(keys, where, strict=True)]
-        for start, chunk in self.above(part, heads, statistics):
+        columns = set[str]().union(*(head.reads() for head in heads))
+
+        def add(item: tuple[int, pl.DataFrame]) -> None:
+            start, chunk = item
             for (head, whole, known), pools, places_of in zip(knows, into, at, strict=True):
                 with _of(part, head), self._timed(head):
                     self._pooled(head, chunk, self.first(part, head), start, whole, known, pools, places_of)
+
+        for _ in ahead(self.above(part, columns, statistics, FIT_ROWS), add, self.threads(part)):
+            pass
 
     def _pooled(
         self,
@@ -264,8 +288,9 @@ class Look:
     def _timed(self, head: Head) -> Iterator[None]:
         began = time.perf_counter()
         yield
-        column = head.weights[0]
-        self.spent[column] = self.spent.get(column, 0.0) + time.perf_counter() - began
+        column, took = head.weights[0], time.perf_counter() - began
+        with self.lock:
+            self.spent[column] = self.spent.get(column, 0.0) + took
 
 
 @dataclass(frozen=True, eq=False)
@@ -314,13 +339,26 @@ def tables(
     ]
     sizes = [1 if k is None else k.height for k in keys]
     pools = [Pools(n, [schema[v] for v, _, _ in h.values]) for n, h in zip(sizes, heads, strict=True)]
-    each(lambda part: look.pool(part, heads, statistics, pools, keys))
+    each(_at_once(lambda part: look.pool(part, heads, statistics, pools, keys)))
     found: dict[str, pl.DataFrame] = {}
     for head, pool, whole in zip(heads, pools, keys, strict=True):
         assert head.pool is not None
         added = pool.columns(head.pool, [name for _, name, _ in head.values])
         found[head.rule] = pl.DataFrame(added) if whole is None else whole.hstack(added)
     return found
+
+
+def _at_once(work: Callable[[Part], None]) -> Callable[[Part], None]:
+    """Work that must not be tried again, since some of it is added already."""
+
+    def once(part: Part) -> None:
+        try:
+            work(part)
+        except DataError as error:
+            error.may_pass = False
+            raise
+
+    return once
 
 
 def passes(heads: Sequence[Head], schema: Mapping[str, pl.DataType], before: Statistics = NOTHING) -> int:
@@ -399,8 +437,9 @@ def _fitted(
         raise JobError(f"chunk_rows must be at least 1, and is {chunk_rows}")
     heads = resolved([_rule(i, rule) for i, rule in enumerate(rules)], frame.schema)
     before = NOTHING if published is None else of_sink(located(published), heads).statistics
-    part = FramePart(frame)
-    look = Look(heads, chunk_rows, order={} if published is None else {part.name: LAST_PLACE})
+    part, at_once = FramePart(frame), cores() if frame.height > APPLY_ROWS else 1
+    order = {} if published is None else {part.name: LAST_PLACE}
+    look = Look(heads, chunk_rows, order=order, threads=lambda part: at_once)
     with one_thread():
         yield look, part, fit(look, lambda work: [work(part)], before)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import datetime as dt
+import errno
 import glob
 import io
 import json
@@ -31,8 +32,22 @@ _WILD = re.compile(r"[*?\[]")
 _HIVE = re.compile(r"^([^=]+)=(.*)$")
 _WHOLE = re.compile(r"^-?[0-9]{1,19}$")
 _FOREIGN = re.compile(r"field_id=-?\d+ (.+) \(((?:Variant|Geometry|Geography|Unknown|Interval)\b.*)\)", re.IGNORECASE)
+_OS_ERROR = re.compile(r"\(os error (\d+)\)")
+_PASSING = {errno.EIO, errno.EAGAIN, errno.ESTALE, errno.ETIMEDOUT, errno.ECONNRESET, errno.ECONNREFUSED, errno.EPIPE,
+            errno.ENETDOWN, errno.ENETUNREACH, errno.EHOSTDOWN, errno.EHOSTUNREACH}  # fmt: skip
+_HUNG = re.compile("timed? ?out|connection (reset|refused|closed)|server error|service unavailable", re.IGNORECASE)
 _ROW = "#row"
 _BEYOND = (1 << 63) - 1  # what Polars makes of INT96 that nanoseconds cannot hold
+
+
+@dataclass(frozen=True)
+class Extent:
+    """How large a file is: its rows, its bytes, the packed bytes of each column, and its largest row group unpacked."""
+
+    rows: int
+    size: int
+    columns: Mapping[str, int]
+    group: int
 
 
 @dataclass(frozen=True)
@@ -70,6 +85,17 @@ class Batch:
             DataError: where the footer counts others, since Polars would read that many without a word.
         """
         return self._contents()[0]
+
+    def extent(self) -> Extent:
+        """How large the file is, by its footer."""
+        with self._footer() as file:
+            groups = [file.metadata.row_group(i) for i in range(file.metadata.num_row_groups)]
+            columns: dict[str, int] = {}
+            for chunk in (group.column(i) for group in groups for i in range(group.num_columns)):
+                name = chunk.path_in_schema.split(".")[0]
+                columns[name] = columns.get(name, 0) + int(chunk.total_compressed_size)
+            largest = max((int(group.total_byte_size) for group in groups), default=0)
+            return Extent(int(file.metadata.num_rows), self.path.stat().st_size, columns, largest)
 
     def row_group_rows(self) -> int | None:
         """As many rows as the largest row group has, and no more than fit in 128 MiB."""
@@ -324,15 +350,23 @@ def reading(path: Where, what: str = READ, blame: Callable[[], str] = str) -> It
         if not _theirs(error):
             raise
         try:
-            said = blame()
+            said = "" if _may_pass(error) else blame()
         except BaseException as another:
             if not (isinstance(another, FarolError) or _theirs(another)):
                 raise
             said = ""
         sort = Unreadable if what == READ else DataError
-        if isinstance(path, Remote):  # which says who asked, too
-            raise sort(f"{said or f'{path}: {what}'}: {plainly(error, path)}") from None
-        raise sort(f"{said or f'{path}: {what}'}: {_first_line(error)}") from error
+        why = plainly(error, path) if isinstance(path, Remote) else _first_line(error)
+        raised = sort(f"{said or f'{path}: {what}'}: {why}")
+        raised.may_pass = _may_pass(error)
+        raise raised from None if isinstance(path, Remote) else error  # what a store says repeats who asked
+
+
+def _may_pass(error: BaseException) -> bool:
+    """Whether it is of the kind that a second try may not meet: a disk or a connection that hung."""
+    told = _OS_ERROR.search(str(error))
+    number = int(told[1]) if told else getattr(error, "errno", None)
+    return number in _PASSING or _HUNG.search(str(error)) is not None
 
 
 def _theirs(error: BaseException) -> bool:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import fields, is_dataclass, replace
 from typing import TypeVar
 
@@ -49,6 +52,11 @@ def chosen(device: str) -> torch.device:
     return found
 
 
+def cores() -> int:
+    """How many processors this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def rows_at_once(device: torch.device, on_cpu: int) -> int:
     """How many rows a chunk has: what stays in the processor's caches, or what fits in the free memory of a GPU."""
     if device.type != "cuda":
@@ -83,3 +91,22 @@ def halving(
     half = frame.height // 2
     first = halving(work, join, frame.slice(0, half), start)
     return join(first, halving(work, join, frame.slice(half), start + half))
+
+
+def ahead(items: Iterable[T], work: Callable[[T], R], threads: int) -> Iterator[R]:
+    """What the work makes of each item, in order, while so many threads work on those that follow."""
+    if threads < 2:
+        yield from map(work, items)
+        return
+    waiting = deque[Future[R]]()
+    with ThreadPoolExecutor(threads, thread_name_prefix="farol-ahead") as pool:
+        try:
+            for item in items:
+                waiting.append(pool.submit(work, item))
+                if len(waiting) > threads:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()

@@ -30,7 +30,12 @@ class JobError(FarolError):
 
 
 class DataError(FarolError):
-    """The data cannot be worked on: an unreadable file, an infinite key, a full disk (exit status 1)."""
+    """The data cannot be worked on: an unreadable file, an infinite key, a full disk (exit status 1).
+
+    may_pass: whether to try again makes sense, as after a connection that broke.
+    """
+
+    may_pass = False
 
 
 class Unreadable(DataError):

@@ -385,14 +385,14 @@ class Source(Frozen):
     where: which batches, by the columns of their folders, as Polars SQL: "month >= 10".
     drift: what becomes of files whose columns differ: strict (they are refused), widen (numbers get a common type), or
         fill (and what a file lacks is null there).
-    split_rows: how large a batch is before it is worked on in parts.
+    split_rows: how many rows a batch has before several threads work on it; the results do not change.
     """
 
     path: str | tuple[str, ...]
     hive: Literal["auto"] | bool = "auto"
     where: str | None = None
     drift: Literal["strict", "widen", "fill"] = "strict"
-    split_rows: Literal["auto"] = "auto"
+    split_rows: Literal["auto"] | Annotated[int, Field(ge=1)] = "auto"
 
     @field_validator("path")
     @classmethod

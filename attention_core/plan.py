@@ -2,12 +2,55 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import polars as pl
 
+from attention_core.batches import Extent
 from attention_core.ledger import Entry
+
+BASE = 320 << 20  # what a process holds before it reads a row
+IN_FLIGHT = 8  # row groups a worker holds, read ahead, worked on and written, as measured
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """About what a run takes: rows to be written, bytes to read and to stage, bytes of memory, and seconds.
+
+    Memory and seconds are judged by the last run that wrote rows; seconds are None where there is none.
+    """
+
+    rows: int
+    read: int
+    staged: int
+    memory: int
+    seconds: float | None
+
+
+def estimated(
+    todo: Sequence[Extent],
+    every: Sequence[Extent],
+    asked: Sequence[str],
+    passes: int,
+    added: int,
+    workers: int,
+    last: Mapping[str, Any],
+) -> Estimate:
+    """What it takes to ask all batches about some columns in so many passes, and to write some with columns added."""
+    rows = sum(extent.rows for extent in todo)
+    keys = sum(extent.columns.get(name, 0) for extent in every for name in asked)
+    packed = sum(extent.size for extent in todo)
+    groups = max((extent.group for extent in todo), default=0)
+    pace = last["rows"] / last["seconds"] if last.get("rows") and last.get("seconds") else None
+    return Estimate(
+        rows=rows,
+        read=packed + passes * keys,
+        staged=packed + 8 * added * rows,
+        memory=int(last.get("peak_memory") or BASE + workers * IN_FLIGHT * groups),
+        seconds=rows / pace if pace else None,
+    )
 
 
 @dataclass(frozen=True)
@@ -22,6 +65,7 @@ class Plan:
     interrupted: bool = False  # a run before was killed while it published
     strange: tuple[str, ...] = ()  # files that Farol did not write, and a run would replace or remove
     tables: tuple[str, ...] = ()  # of rules that pool, to be made again
+    estimate: Estimate | None = None
 
     @property
     def nothing(self) -> bool:

@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Generic, TypeVar, cast
@@ -89,6 +89,20 @@ class Place(Generic[P]):
     @property
     def published(self) -> P:
         return self.work / "published.json"
+
+    @property
+    def runs(self) -> P:
+        """The records of runs, by the time when they began."""
+        return self.work / "runs"
+
+    def record(self) -> dict[str, Any]:
+        """The record of the last run that wrote rows; empty where there is none."""
+        for path in sorted(self.runs.glob("*.json"), reverse=True):
+            with suppress(OSError, ValueError):
+                said = dict(json.loads(path.read_text()))
+                if said.get("rows"):
+                    return said
+        return {}
 
     def last(self) -> dict[str, Any]:
         """What the last run published; empty where none did."""

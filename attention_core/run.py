@@ -6,7 +6,7 @@ import datetime as dt
 import itertools
 import json
 import math
-import os
+import resource
 import secrets
 import shutil
 import threading
@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass, field, replace
 from fnmatch import fnmatch
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import polars as pl
 
@@ -47,7 +47,7 @@ from attention_core.hold import Check
 from attention_core.job import Job
 from attention_core.jobfile import load
 from attention_core.ledger import Entry, Fingerprint, Footer, compare, pooled_of, versions
-from attention_core.plan import Plan
+from attention_core.plan import Estimate, Plan, estimated
 from attention_core.publish import Place, write_whole, writing
 from attention_core.selection import Cut
 from attention_core.source import agreed, apart, chosen
@@ -55,6 +55,8 @@ from attention_core.states import States
 from attention_core.statistics import NOTHING, Published, Statistics, of_sink, publish
 from attention_core.stores import Where, at_once
 from attention_core.work import Each, Watch, threads
+
+SPLIT_ROWS = 1 << 20
 
 
 @dataclass
@@ -76,13 +78,17 @@ class Run:
     look: Look = field(init=False)
     digests: dict[str, str] = field(default_factory=dict, init=False)
 
+    def watched(self, watch: Watch) -> Run:
+        """This run, telling another how far it is."""
+        return replace(self, watch=watch)
+
     def __post_init__(self) -> None:
         self.states = States(self.place.work / "states")
         chunk_rows = None if self.job.chunk_rows == "auto" else int(self.job.chunk_rows)
         taught = [b.name for b in self.batches] if self.given is None else self.given.taught
         order = {name: i for i, name in enumerate(taught)} or NOBODY
         self.look = Look(
-            self.heads, chunk_rows, devices.chosen(self.job.device), self.stop.is_set, self.watch.rows, order
+            self.heads, chunk_rows, devices.chosen(self.job.device), self.stop.is_set, self.watch.rows, order=order
         )
 
     @staticmethod
@@ -128,8 +134,13 @@ class Run:
 
     @property
     def workers(self) -> int:
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        return cores if self.job.workers == "auto" else int(self.job.workers)
+        return devices.cores() if self.job.workers == "auto" else int(self.job.workers)
+
+    def _split(self, batches: int) -> None:
+        """Has large batches worked on by several threads, where there are fewer of them than workers, or as is said."""
+        split, idle = self.job.source.split_rows, self.workers // max(1, min(batches, self.workers))
+        least, threads = (SPLIT_ROWS, idle) if split == "auto" else (int(split), self.workers)
+        self.look.threads = lambda part: threads if threads > 1 and cast(Batch, part).rows() > least else 1
 
     def added(self) -> dict[str, pl.DataType]:
         """The columns that the rules add and that are written."""
@@ -155,6 +166,7 @@ class Run:
         looks = at_once(looked_at, self.batches, self.batches[0].path, self.place.sink)
         entries, footers = [entry for entry, _ in looks], [footer for _, footer in looks]
         gone = self._gone()
+        entries = self._renamed(entries, gone, seen)
         if self.asks:
             told = last.get("statistics", {})
             same = [f is not None and told.get(f.name) == f.statistics for f in footers]
@@ -170,16 +182,36 @@ class Run:
                 for e, one in pairs
             ]
         other = sum(1 for f in footers if f is not None and dict(f.versions) != versions())
+        rounds = passes(self.heads, self.columns, self.before)
         return Plan(
             tuple(entries),
             gone,
-            passes(self.heads, self.columns, self.before),
+            rounds,
             self._output_schema(),
             other,
             self.place.interrupted(),
             self._strange([b.name for b, f in zip(self.batches, footers, strict=True) if f is None], gone, seen),
             self._stale_tables(entries, footers),
+            None if hashed else self._estimate(entries, rounds),
         )
+
+    def _renamed(self, entries: Sequence[Entry], gone: Sequence[str], seen: Mapping[str, Fingerprint]) -> list[Entry]:
+        """The entries, with a word on new ones that look like one that is gone."""
+        lost = {(seen[n].size, seen[n].mtime_ns): n for n in gone if n in seen}
+        if not lost:
+            return list(entries)
+        now = {b.name: Fingerprint.of(b.path) for b, e in zip(self.batches, entries, strict=True) if e.status == "new"}
+        was = {name: lost.get((f.size, f.mtime_ns)) for name, f in now.items()}
+        return [replace(e, why=f"perhaps {was[e.name]}, renamed") if was.get(e.name) else e for e in entries]
+
+    def _estimate(self, entries: Sequence[Entry], rounds: int) -> Estimate:
+        """About what it takes; what depends on the fit is taken to be written."""
+        some = self.batches if any(e.status != "done" for e in entries) else ()
+        extents = at_once(Batch.extent, some, self.batches[0].path)
+        todo = [x for x, e in zip(extents, entries, strict=False) if e.status != "done"]
+        asked = {c for head in self.heads if head.asks() for c in head.reads()}
+        added = 0 if self.rowless else len(set(self.output_columns()) - set(self.own))
+        return estimated(todo, extents, sorted(asked), rounds, added, self.workers, self.place.record())
 
     def _stale_tables(self, entries: Sequence[Entry], footers: Sequence[Footer | None]) -> tuple[str, ...]:
         """The rules whose table is not there, or of other rows: any change reads all batches again."""
@@ -198,6 +230,7 @@ class Run:
         if not (stale and pooling(self.heads)):
             return []
         steps = itertools.count(1)
+        self._split(len(self.batches))
         made = tables(
             self.look, lambda work: each(f"pool, step {next(steps)}", work, self.batches), statistics, self.columns
         )
@@ -228,6 +261,7 @@ class Run:
             own = {b.name: self._identity(b, inputs[b.name].hash) for b in self.batches}
             self.look.inputs = {name: Input(id, inputs[name].size) for name, id in own.items()}
         rounds = itertools.count(1)
+        self._split(len(self.batches))
         return fit(self.look, lambda work: each(f"fit, pass {next(rounds)}", work, self.batches), self.before)
 
     def _identity(self, batch: Batch, hash: str) -> str:
@@ -289,6 +323,7 @@ class Run:
         statistics = self.fit(each, inputs)
         planned = self.plan(inputs)
         todo = self.todo(planned, statistics, full, redo)
+        self._split(len(todo))
         done = each("apply", lambda b: self.apply(b, statistics, inputs[b.name]), todo)
         pooled = self.pool(each, statistics, inputs, bool(todo or planned.tables))
         footers = self.footers(done)
@@ -394,9 +429,8 @@ class Run:
     def record(self, outcome: Mapping[str, Any]) -> None:
         """Writes what happened to the work folder's history of runs."""
         at = dt.datetime.fromtimestamp(self.began, dt.UTC).strftime("%Y-%m-%dT%H-%M-%S.%f")
-        runs = self.place.work / "runs"
-        runs.mkdir(exist_ok=True)
-        write_whole(runs / f"{at}.json", as_json(outcome))
+        self.place.runs.mkdir(exist_ok=True)
+        write_whole(self.place.runs / f"{at}.json", as_json(outcome))
 
     def _frames(self, batch: Batch, statistics: Statistics, health: dict[str, Health]) -> Iterator[pl.DataFrame]:
         names = self.output_columns()
@@ -498,9 +532,11 @@ class Outcome:
             "batches": self.written,
             "rows": self.rows,
             "seconds": self.seconds,
+            "peak_memory": 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss,
             "weights": {
                 column: {"rule": head.rule, "seconds": self.run.look.spent.get(head.weights[0])}
                 | self.health[column].summary()
+                | {"histogram": self.health[column].histogram()}
                 for head in self.run.heads
                 for column in head.weights
                 if column in self.health
@@ -530,16 +566,19 @@ def opened(path: str | Path, overrides: Sequence[str] = (), **how: Any) -> Run:
         raise loaded.located(error) from None
 
 
-def execute(run: Run, full: bool = False, redo: str | None = None, each: Each | None = None) -> Outcome:
+def execute(
+    run: Run, full: bool = False, redo: str | None = None, each: Each | None = None, plan: Plan | None = None
+) -> Outcome:
     """Runs what is planned: fit, apply to what is not done, check what is expected, publish.
 
-    full: all batches are done again; redo: those whose name matches this glob. each: where the work runs.
+    full: all batches are done again; redo: those whose name matches this glob. each: where the work runs. plan: if it
+    is known.
     """
     began = time.monotonic()
     devices.keep_freed_memory()
     if redo is not None and not any(fnmatch(b.name, redo) for b in run.batches):
         raise JobError(f"--redo {redo}: no batch has such a name; the first is {run.batches[0].name}")
-    plan = run.plan()
+    plan = plan or run.plan()
     refuse_gone(run, plan)
     if plan.nothing and not full and redo is None:
         footers = run.footers()

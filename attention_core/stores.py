@@ -11,7 +11,7 @@ import os
 import re
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import lru_cache
@@ -29,7 +29,9 @@ R = TypeVar("R")
 SCHEMES = ("s3", "gs", "az")
 AT_ONCE = 16  # requests: a store answers late, and many at once
 _TAIL = 1 << 16
+PART = 64 << 20  # of what is too large for one copy; a store takes 10,000
 ONE_COPY = 5 << 30  # S3 copies no more in one request
+_MAY_PASS = re.compile("error sending request|timed? ?out|connection|status code: 5|SlowDown", re.IGNORECASE)
 _URL = re.compile(r"([A-Za-z0-9+.-]+)://([^/]*)/*(.*)", re.DOTALL)
 
 
@@ -45,9 +47,13 @@ class Seen:
     st_mtime_ns: int
     etag: str
 
+    @property
+    def st_mtime(self) -> float:
+        return self.st_mtime_ns / 1e9
+
 
 @final
-@dataclass(frozen=True)
+@dataclass(frozen=True, order=True)
 class Remote:
     """A key of a bucket, whether or not there is an object; what is under it counts as a folder.
 
@@ -147,12 +153,12 @@ class Remote:
             got = obstore.get(store, self.key)
             return bytes(got.bytes()), _version(got.meta)
 
-    def blocks(self, size: int = 1 << 22) -> Iterator[bytes]:
+    def blocks(self) -> Iterator[bytes]:
         """The object, piece by piece."""
         import obstore
 
         with self._asked() as store:
-            for block in obstore.get(store, self.key).stream(min_chunk_size=size):
+            for block in obstore.get(store, self.key).stream(min_chunk_size=1 << 22):
                 yield bytes(block)
 
     def range(self, start: int, end: int) -> bytes:
@@ -190,8 +196,11 @@ class Remote:
         with self._asked() as store:
             if obstore.head(store, self.key)["size"] <= ONE_COPY:
                 obstore.copy(store, self.key, to.key)
-            else:
-                obstore.put(store, to.key, self.blocks(1 << 26), chunk_size=1 << 26, max_concurrency=2)
+                return
+            writer = obstore.open_writer(store, to.key, buffer_size=PART)
+            for block in self.blocks():
+                writer.write(block)
+            writer.close()  # which puts it there: an error before that must not
 
     def unlink(self, missing_ok: bool = False) -> None:
         import obstore
@@ -203,24 +212,29 @@ class Remote:
             if not missing_ok:
                 raise
 
-    def found(self, ending: str = "") -> Iterator[tuple[Remote, Seen]]:
-        """All objects under this key whose name ends so."""
+    def found(self) -> Iterator[tuple[Remote, Seen]]:
+        """All objects under this key."""
         import obstore
 
         with self._asked() as store:
             for some in obstore.list(store, self.key or None):
                 for one in some:
-                    if one["path"].endswith(ending):
-                        yield Remote(self.bucket, one["path"]), _seen(one)
+                    yield Remote(self.bucket, one["path"]), _seen(one)
 
     def rglob(self, pattern: str) -> Iterator[Remote]:
-        """All objects under this key, by a pattern that is a star and an ending."""
-        return (one for one, _ in self.found(pattern.removeprefix("*")))
+        """All objects under this key, by a pattern that is a star and an ending; of names that begin with a dot too."""
+        with suppress(FileNotFoundError):
+            for one, _ in self.found():
+                if one.key.endswith(pattern.removeprefix("*")):
+                    yield one
 
     def glob(self, pattern: str) -> Iterator[Remote]:
         """The objects under this key whose path fits, as files do: ** stands for any folders, * and ? for no slash."""
         fits = re.compile(_pattern(pattern), re.DOTALL)
-        return (one for one, _ in self.found() if fits.fullmatch(one.relative_to(self).as_posix()))
+        with suppress(FileNotFoundError):
+            for one, _ in self.found():
+                if fits.fullmatch(one.relative_to(self).as_posix()):
+                    yield one
 
     def iterdir(self) -> Iterator[Remote]:
         """What lies right under this key: objects and folders."""
@@ -243,7 +257,9 @@ class Remote:
         except (BaseError, OSError, ValueError) as error:
             if "NoSuchBucket" in str(error):
                 raise FileNotFoundError(plainly(error, self)) from None
-            raise DataError(f"{self}: {plainly(error, self)}") from None
+            failed = DataError(f"{self}: {plainly(error, self)}")
+            failed.may_pass = _MAY_PASS.search(str(error)) is not None
+            raise failed from None
 
 
 Where = Path | Remote

@@ -12,7 +12,8 @@ using small and large superaccumulators" (2015).
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -124,39 +125,53 @@ class Sums:
 class Adding:
     """Adds rows to the sums of (size,) or (size, d) segments as they come, without a state for each chunk of them.
 
-    tops: where they are known beforehand.
+    Several threads may add at once. tops: where they are known beforehand.
     """
 
     def __init__(self, shape: tuple[int, ...], device: torch.device, tops: Tensor | None = None) -> None:
         self.known = tops is not None
         self.tops = torch.full(shape, LOWEST, device=device) if tops is None else tops
-        self.powers = _power(1 - self.tops)
+        self.powers = _in_blocks(lambda top: _power(1 - top), self.tops, torch.float64)
         self.open = torch.zeros(LIMBS, *shape, dtype=torch.float64, device=device)
         self.rows = 0  # that `open` holds
+        self.raised = 0  # how often tops have changed
         self.done: Sums | None = None
+        self.lock = threading.Lock()
 
     def add(self, x: Tensor, ids: Tensor) -> None:
         """x (n,) or (n, d) float64, all finite, to the segments ids (n,) int64."""
-        if not self.rows and not self.known:
-            largest = torch.zeros_like(self.powers).scatter_reduce_(0, _beside(ids, x), x.abs(), "amax")
-            self.tops = _above(largest)
-            self.powers = _power(1 - self.tops)
-        for rows, segments in zip(torch.split(x, EXACT), torch.split(ids, EXACT), strict=True):
-            if self.rows + len(rows) > EXACT:
-                self.done, self.rows = self.sums(), 0
-                self.open.zero_()
-            self.rows += len(rows)
-            self._add(rows, segments)
-
-    def _add(self, x: Tensor, ids: Tensor) -> None:
+        with self.lock:
+            if not self.rows and not self.known:
+                largest = torch.zeros_like(self.powers).scatter_reduce_(0, _beside(ids, x), x.abs(), "amax")
+                self.tops = _in_blocks(_above, largest, torch.int64)
+                self.powers = _in_blocks(lambda top: _power(1 - top), self.tops, torch.float64)
+                self.raised += 1
         block = max(1, BLOCK // max(1, math.prod(x.shape[1:])))
         for rows, at in zip(torch.split(x, block), torch.split(ids, block), strict=True):
-            shares, where = rows * self.powers.index_select(0, at), _beside(at, rows)
-            if not self.known and len(rows) and float(torch.stack(shares.aminmax()).abs().amax()) >= _BASE:
-                self._raise(rows, where, shares.abs() >= _BASE)
-                shares = rows * self.powers.index_select(0, at)
-            for limb, piece in zip(self.open, _pieces(shares), strict=True):
+            while not self._added(rows, at):
+                pass
+
+    def _added(self, x: Tensor, ids: Tensor) -> bool:
+        """Whether these rows are added; not where the tops changed meanwhile, by which they were cut into pieces."""
+        raised, where = self.raised, _beside(ids, x)
+        shares = x * self.powers.index_select(0, ids)
+        if not self.known and len(x) and float(torch.stack(shares.aminmax()).abs().amax()) >= _BASE:
+            with self.lock:
+                if raised == self.raised:
+                    self._raise(x, where, shares.abs() >= _BASE)
+                    self.raised += 1  # last: who has seen it has seen the new powers
+            return False
+        pieces = list(_pieces(shares, keep=True))
+        with self.lock:
+            if raised != self.raised:
+                return False
+            if self.rows + len(x) > EXACT:
+                self.done, self.rows = self.sums(), 0
+                self.open.zero_()
+            self.rows += len(x)
+            for limb, piece in zip(self.open, pieces, strict=True):
                 limb.scatter_add_(0, where, piece)
+        return True
 
     def _raise(self, x: Tensor, where: Tensor, over: Tensor) -> None:
         """Lets the limbs of the segments that these addends have outgrown stand higher."""
@@ -180,6 +195,14 @@ class Adding:
         here = _split(self.tops.clone(), self.limbs())
         return here if self.done is None else self.done + here
 
+    def value(self) -> Tensor:
+        """The sums as float64, some segments at a time: their limbs take six times as much."""
+        if self.done is not None:
+            return self.sums().value()
+        many = max(1, BLOCK // max(1, math.prod(self.tops.shape[1:])))
+        parts = zip(torch.split(self.tops, many), torch.split(self.open, many, 1), strict=True)
+        return torch.cat([_split(tops, limbs.to(torch.int64)).value() for tops, limbs in parts])
+
 
 def placed(values: Tensor, ids: Tensor, size: int, fill: float) -> Tensor:
     """The values (m, ...) of these segments at their places among `size`, and `fill` at the others."""
@@ -201,6 +224,14 @@ def _beside(ids: Tensor, x: Tensor) -> Tensor:
     return ids if x.ndim == 1 else ids[:, None].expand_as(x)
 
 
+def _in_blocks(of: Callable[[Tensor], Tensor], x: Tensor, dtype: torch.dtype) -> Tensor:
+    """What a function makes of each number, without room for all that it makes on the way."""
+    out = torch.empty(x.shape, dtype=dtype, device=x.device)
+    for into, block in zip(torch.split(out.reshape(-1), BLOCK), torch.split(x.reshape(-1), BLOCK), strict=True):
+        into.copy_(of(block))
+    return out
+
+
 def _above(largest: Tensor) -> Tensor:
     exponent = torch.frexp(largest).exponent.to(torch.int64)  # |x| < 2^exponent
     tops = -torch.div(-exponent, BITS, rounding_mode="floor")
@@ -214,16 +245,17 @@ def _one_segment(x: Tensor, top: int) -> Tensor:
     return torch.tensor(limbs, dtype=torch.int64, device=x.device).reshape(LIMBS, 1)
 
 
-def _pieces(x: Tensor) -> Iterator[Tensor]:
+def _pieces(x: Tensor, *, keep: bool = False) -> Iterator[Tensor]:
     """The whole numbers below 2^30 that stand at 1, 2^-30, 2^-60 in |x| < 2^30, one after another; x is used up.
 
     Cut off towards zero: to round would carry into the limb above, and show where the top is.
+    keep: each in memory of its own, rather than until the next is asked for.
     """
     rest = torch.empty_like(x)
     for _ in range(LIMBS):
         torch.frac(x, out=rest)  # torch.trunc takes seven times as long
         yield x.sub_(rest)
-        x, rest = rest.mul_(_BASE), x
+        x, rest = rest.mul_(_BASE), torch.empty_like(x) if keep else x
 
 
 def _power(limb: Tensor) -> Tensor:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from typing import Any, Protocol, TypeVar
 
-from attention_core.errors import Stopped
+from attention_core.errors import DataError, Stopped
+
+PAUSES = (1, 5, 20)  # seconds before each further try
+logger = logging.getLogger("farol")
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -38,7 +42,7 @@ def threads(workers: int, watch: Watch, stop: threading.Event) -> Each:
     def each(what: str, work: Callable[[T], R], items: Sequence[T]) -> list[R]:
         watch.begin(what, len(items))
         with ThreadPoolExecutor(workers, thread_name_prefix="farol") as pool:
-            futures = [pool.submit(_told(watch, stop, work), item) for item in items]
+            futures = [pool.submit(_told(watch, stop, patiently(work, stop)), item) for item in items]
             try:
                 wait(futures, return_when=FIRST_EXCEPTION)
                 return [future.result() for future in futures]
@@ -50,6 +54,23 @@ def threads(workers: int, watch: Watch, stop: threading.Event) -> Each:
                 raise (_first(futures) if isinstance(error, Exception) else error) from None
 
     return each
+
+
+def patiently(work: Callable[[T], R], stop: threading.Event) -> Callable[[T], R]:
+    """The same work, tried again after what may pass: a disk that hung, a connection that broke."""
+
+    def tried(item: T) -> R:
+        for seconds in PAUSES:
+            try:
+                return work(item)
+            except DataError as error:
+                if not error.may_pass or stop.is_set():
+                    raise
+                logger.warning("%s; trying again in %s s", error, seconds)
+                stop.wait(seconds)
+        return work(item)
+
+    return tried
 
 
 def _told(watch: Watch, stop: threading.Event, work: Callable[[T], R]) -> Callable[[T], R]:

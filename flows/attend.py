@@ -8,8 +8,9 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from contextvars import ContextVar
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
+import polars as pl
 from prefect import flow, get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.orchestration import get_client
@@ -21,10 +22,14 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from attention_core.batches import Batch
 from attention_core.errors import FarolError
+from attention_core.plan import Plan
 from attention_core.run import Run, execute, opened
-from attention_core.work import Watch, threads
+from attention_core.work import patiently, threads
 from flows.artifacts import show
 from flows.summary import counted, headline, planned
+
+if TYPE_CHECKING:
+    from flows.report import Report
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -32,7 +37,7 @@ R = TypeVar("R")
 MOST_TASKS = 150  # Prefect's own cost is 5 ms a task, and its graph stops opening at some hundreds
 RECORDED_WITHIN = 15.0  # seconds; the rows are published by then, only the history is not yet whole
 
-WATCH: ContextVar[Watch] = ContextVar("watch")
+OPENED: ContextVar[tuple[Run, Plan] | None] = ContextVar("opened", default=None)  # a job file is read once a run
 
 
 class Options(BaseModel):
@@ -53,17 +58,39 @@ def attend(options: Options) -> dict[str, Any]:
     """Puts attention on the batches of a job that are new or changed; returns the run record."""
     log = get_run_logger()
     overrides = [f"{entry}={value}" for entry, value in options.overrides.items()]
-    run = opened(options.job, overrides, watch=WATCH.get(Watch()))
-    plan = run.plan()
+    run, plan = OPENED.get() or _opened(options.job, overrides)
     log.info("%s: %s; %s", run.job.name, planned(plan.counts()), counted(plan.passes, "fitting pass"))
     steps = Tasks(run)
     try:
-        record = execute(run, options.full, options.redo or None, steps).plain()
+        outcome = execute(run, options.full, options.redo or None, steps, plan)
+        record = outcome.plain()
         log.info("%s; %s", headline(record), run.place.sink)
-        show(record)
+        report = _drawn(run) if outcome.written or not outcome.plan.nothing else None
+        if report is not None:
+            record["report"] = str(report.path)
+        show(record, report)
     finally:
         _wait_until_recorded(steps.started)
     return record
+
+
+def _opened(job: str, overrides: list[str]) -> tuple[Run, Plan]:
+    run = opened(job, overrides)
+    return run, run.plan()
+
+
+def _drawn(run: Run) -> Report | None:
+    """Writes the page about what was published; what is published stands, whether or not it can be drawn."""
+    try:
+        from flows.report import keep, look  # draws, and so takes a second that only such a run needs
+
+        report = look(run)
+        keep(report)
+        return report
+    except (Exception, pl.exceptions.PanicException) as error:
+        what = (str(error).splitlines() or [""])[0]
+        get_run_logger().warning("the rows are published, but no report of them: %s: %s", type(error).__name__, what)
+        return None
 
 
 def start_server() -> None:
@@ -122,7 +149,7 @@ class Tasks:
         def do() -> None:
             try:
                 for batch in group:
-                    found[batch.name] = work(batch)
+                    found[batch.name] = patiently(work, self.run.stop)(batch)
                     self.run.watch.batch(batch.name)
                     get_run_logger().info("%s is staged", batch.name)
             except BaseException:

@@ -12,12 +12,16 @@ import tomllib
 import traceback
 from importlib import metadata
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import App, CycloptsError, Parameter
 from cyclopts.validators import Number
 
 from attention_core.errors import FarolError, JobError, nearest
+
+if TYPE_CHECKING:
+    from attention_core.plan import Plan
+    from attention_core.run import Run
 
 # Read by Prefect when it is imported: an own console without its log and its tracebacks, a patient start.
 QUIET = {
@@ -26,6 +30,7 @@ QUIET = {
     "DO_NOT_TRACK": "1",
     "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
     "PREFECT_SERVER_LOGGING_LEVEL": "CRITICAL",
+    "PREFECT_LOGGING_EXTRA_LOGGERS": "farol",
 }
 
 app = App(
@@ -75,7 +80,7 @@ def run(
     if plan.nothing and not full and redo is None and not _server():
         record = execute(opening).plain()
     else:
-        record = _flow(job, full, redo, overrides)
+        record = _flow(job, full, redo, overrides, opening, plan)
     if json:
         _print_json(record)
     else:
@@ -93,6 +98,8 @@ def plan(
     json: Json = False,
 ) -> None:
     """Says what a run would do, and why. Reads footers only, and writes nothing."""
+    from dataclasses import asdict
+
     from attention_core.run import opened
     from flows import show
 
@@ -102,7 +109,8 @@ def plan(
         entries = [{"batch": e.name, "status": e.status, "why": e.why} for e in found.entries]
         _print_json({"job": opening.job.name, "batches": entries, "gone": found.gone, "passes": found.passes,
                      "schema": {n: str(t) for n, t in found.schema.items()},
-                     "other_versions": found.other_versions, "interrupted": found.interrupted})  # fmt: skip
+                     "other_versions": found.other_versions, "interrupted": found.interrupted,
+                     "estimate": found.estimate and asdict(found.estimate)})  # fmt: skip
     else:
         show.plan(opening, found, all)
 
@@ -175,6 +183,27 @@ def new(
         sys.stdout.write(new(source))
     else:
         print(write(source, output))
+
+
+@app.command
+def report(job: Path, /, *, set: Sets = (), json: Json = False) -> None:
+    """Shows the last run as a picture in the terminal, and where its page is: `report.html` in the work folder.
+
+    The page is one file that needs nothing beside it. A run writes it; where it is older than the last run, it is
+    written anew.
+    """
+    from attention_core.run import opened
+    from flows import show
+    from flows.report import draw, is_old, keep, look
+
+    found = look(opened(job, set))
+    if is_old(found):
+        keep(found)
+    if json:
+        _print_json(found.plain())
+    else:
+        draw(found)
+        show.out.print(f"page: {found.path}", soft_wrap=True)
 
 
 @app.command
@@ -255,21 +284,21 @@ def _complain(message: str, status: int) -> int:
     return status
 
 
-def _flow(job: Path, full: bool, redo: str | None, overrides: list[str]) -> dict[str, Any]:
+def _flow(job: Path, full: bool, redo: str | None, overrides: list[str], opening: Run, plan: Plan) -> dict[str, Any]:
     _quietly()
     _interruptible()
-    from flows.attend import WATCH, Options, attend, start_server
+    from flows.attend import OPENED, Options, attend, start_server
     from flows.show import Bar, err
 
     if sys.stderr.isatty():
         err.print("starting Prefect ...", end="\r")
     with Bar() as bar:
-        token = WATCH.set(bar)
+        token = OPENED.set((opening.watched(bar), plan))
         try:
             start_server()
             return attend(Options(job=str(job), full=full, redo=redo or "", overrides=_pairs(overrides)))
         finally:
-            WATCH.reset(token)
+            OPENED.reset(token)
 
 
 def _quietly() -> None:

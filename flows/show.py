@@ -11,12 +11,13 @@ from typing import Any
 
 import polars as pl
 from rich.console import Console
+from rich.filesize import decimal
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
 from attention_core.attention import pooling
-from attention_core.plan import Plan
+from attention_core.plan import Estimate, Plan
 from attention_core.run import Run
 from attention_core.work import Watch
 from flows.summary import HEADERS, counted, headline, planned, table
@@ -76,6 +77,8 @@ def summary(record: Mapping[str, Any], again: str) -> None:
     if record["batches"]:
         _print(_table(HEADERS, table(record), right_from=1))
         out.print("min, mean and max are of the weights; effective is Kish's effective sample size", style="dim")
+    if record.get("report"):
+        out.print(f"page: {record['report']}", soft_wrap=True)
     for path in record["tables"]:
         out.print(f"table: {path}", soft_wrap=True)
     if record["sink"] is not None:
@@ -100,11 +103,21 @@ def plan(run: Run, found: Plan, every: bool) -> None:
     if found.other_versions:
         was = "output was" if found.other_versions == 1 else "outputs were"
         out.print(f"{found.other_versions:,} {was} made by other versions of Farol's numerics or torch; --full redoes")
+    if shown and found.estimate is not None:
+        out.print(f"takes about: {_takes(found.estimate)}")
     out.print("adds: " + ", ".join(f"{name} ({dtype})" for name, dtype in run.added().items()), soft_wrap=True)
     for head in pooling(run.heads):
         out.print(f"writes {run.place.table(head.rule)}", soft_wrap=True)
     if not run.rowless:
         out.print(f"writes to {run.place.sink}", soft_wrap=True)
+
+
+def _takes(estimate: Estimate) -> str:
+    """What a run takes, in words."""
+    read, staged, memory = (decimal(n) for n in (estimate.read, estimate.staged, estimate.memory))
+    seconds = estimate.seconds
+    pace = "" if seconds is None else f", {seconds:.1f} s" if seconds < 100 else f", {seconds / 60:.0f} min"
+    return f"{estimate.rows:,} rows, {read} to read, {staged} of disk, {memory} of memory{pace}"
 
 
 def frame(rows: pl.DataFrame, added: Iterable[str]) -> None:

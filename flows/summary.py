@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 HEADERS = ("rule", "rows", "missing", "min", "mean", "max", "effective", "seconds", "rows/s")
+CHANGES = ("rule", "mean", "was", "effective", "was", "missing", "was")
 
 
 def table(record: Mapping[str, Any]) -> list[tuple[str, ...]]:
@@ -20,9 +21,63 @@ def table(record: Mapping[str, Any]) -> list[tuple[str, ...]]:
         measures = (number(s[m]) for m in ("min", "mean", "max", "effective_sample_size"))
         speed = f"{record['rows'] / seconds:,.0f}" if seconds and record["rows"] else ""
         took = f"{seconds:.2f}" if seconds else ""
-        name = s["rule"] if column == f"{s['rule']}_weight" else column
-        rows.append((name, f"{s['rows']:,}", f"{s['nulls'] + s['nans']:,}", *measures, took, speed))
+        rows.append((named(column, s), f"{s['rows']:,}", f"{s['nulls'] + s['nans']:,}", *measures, took, speed))
     return rows
+
+
+def changes(record: Mapping[str, Any], before: Mapping[str, Any]) -> list[tuple[str, ...]]:
+    """One row for each weight column: what its weights come to, each beside what it was in the run before."""
+    rows = []
+    for column, now in record["weights"].items():
+        was = before["weights"].get(column)
+        of = [MEASURES[name] for name in ("mean", "effective sample", "missing")]
+        cells = [text for measure in of for text in (measure(now), measure(was) if was else "–")]
+        rows.append((named(column, now), *cells))
+    return rows
+
+
+def named(column: str, measures: Mapping[str, Any]) -> str:
+    """What a weight column is called among others: its rule, where that says enough."""
+    rule = str(measures["rule"])
+    return rule if column == f"{rule}_weight" else column
+
+
+def measures(now: Mapping[str, Any], before: Mapping[str, Any] | None) -> list[tuple[str, str, str]]:
+    """What some weights come to: the measure, its value, and what it was in the run before; empty where none was."""
+    return [(name, of(now), of(before) if before else "") for name, of in MEASURES.items()]
+
+
+def missing(measures: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    """Which keys have no weight, or are strange: what, how many, their share of the rows; only what there is."""
+    counts = {
+        "weight is null: the key is null, masked, unseen, or has no score": measures["nulls"],
+        "weight is NaN: the key is NaN": measures["nans"],
+        "group or value that those who taught have not seen": measures.get("unseen", 0),
+        "key later than now": measures.get("later_than_now", 0),
+    }
+    return [(what, f"{n:,}", percent(n / measures["rows"])) for what, n in counts.items() if n]
+
+
+def missing_share(measures: Mapping[str, Any]) -> float:
+    """The share of the rows that have no weight."""
+    return float((measures["nulls"] + measures["nans"]) / measures["rows"]) if measures["rows"] else 0.0
+
+
+def _effective_share(measures: Mapping[str, Any]) -> str:
+    effective, rows = measures["effective_sample_size"], measures["rows"]
+    return percent(None if effective is None or not rows else effective / rows)
+
+
+MEASURES: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
+    "mean": lambda m: number(m["mean"]),
+    "smallest": lambda m: number(m["min"]),
+    "largest": lambda m: number(m["max"]),
+    "effective sample": lambda m: number(m["effective_sample_size"]),
+    "effective share": _effective_share,
+    "largest share": lambda m: percent(m["largest_share"]),
+    "are zero": lambda m: percent(m["zero_share"]),
+    "missing": lambda m: percent(missing_share(m)),
+}
 
 
 def headline(record: Mapping[str, Any]) -> str:
@@ -47,6 +102,24 @@ def number(value: float | int | None) -> str:
     if size == 0 or 1e-3 <= size < 1e4:
         return f"{value:.4g}"
     return f"{value:,.0f}" if 1e4 <= size < 1e12 else f"{value:.2e}"
+
+
+def percent(share: float | None) -> str:
+    """A share as a person reads it."""
+    if share is None:
+        return "–"
+    return "< 0.01 %" if 0 < share < 1e-4 else f"{100 * share:.3g} %"
+
+
+def printable(text: str) -> str:
+    """A text of unknown origin, so that nothing in it is obeyed: what is not to be seen is written as an escape."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
+
+def shortened(text: str, most: int) -> str:
+    """A text, printable, and cut where it is longer."""
+    text = printable(text)
+    return text if len(text) <= most else text[: most - 1] + "…"
 
 
 def counted(n: int, one: str) -> str:

@@ -1,11 +1,13 @@
 """Devices: which one, halving where memory runs out, and the same results on a GPU."""
 
+import time
+
 import polars as pl
 import pytest
 import torch
 
 from attention_core.attention import FramePart, Look, fit, resolved
-from attention_core.devices import CPU, chosen, halving, moved, rows_at_once
+from attention_core.devices import CPU, ahead, chosen, halving, moved, rows_at_once
 from attention_core.errors import DataError, JobError
 from attention_core.job import Rule
 from attention_core.questions import Count, Extent, both
@@ -88,3 +90,37 @@ def test_a_gpu_agrees_to_1e_12():
     for column in set(here.columns) - set(f.columns):
         close = ((here[column] - there[column]).abs() <= 1e-12 * here[column].abs()).fill_null(True)
         assert (close | here[column].is_nan()).all() and (here[column].is_null() == there[column].is_null()).all()
+
+
+@pytest.mark.parametrize("threads", [1, 2, 5])
+def test_what_is_worked_on_ahead_comes_in_order(threads):
+    taken = []
+
+    def items():
+        for i in range(20):
+            taken.append(i)
+            yield i
+
+    def work(i):
+        time.sleep(0.002 * (i % 3))
+        return i * i
+
+    found = ahead(items(), work, threads)
+    assert [next(found) for _ in range(3)] == [0, 1, 4]
+    assert len(taken) <= 3 + threads + 1  # no more is read than is worked on
+    assert list(found) == [i * i for i in range(3, 20)]
+
+
+def test_an_error_ahead_comes_in_its_turn():
+    def work(i):
+        if i == 2:
+            raise ValueError("two")
+        return i
+
+    found = ahead(iter(range(9)), work, 3)
+    assert [next(found), next(found)] == [0, 1]
+    with pytest.raises(ValueError, match="two"):
+        next(found)
+    closed = ahead(iter(range(9)), work, 3)
+    next(closed)
+    closed.close()

@@ -356,7 +356,9 @@ def undisturbed(cut):
 
 @pytest.mark.parametrize(("chunk_rows", "workers"), [(1, 1), (7, 1), (7, 2), ("auto", 2), (64, 5)])
 def test_the_same_bits_for_any_chunks_and_workers(cut, undisturbed, tmp_path, chunk_rows, workers):
-    cut.run(f"sink.path={tmp_path}/out", f"chunk_rows={chunk_rows}", f"workers={workers}")
+    split = 10 if workers > 1 else "auto"
+    how = (f"chunk_rows={chunk_rows}", f"workers={workers}", f"source.split_rows={split}")
+    cut.run(f"sink.path={tmp_path}/out", *how)
     assert bits(tmp_path / "out") == undisturbed
 
 

@@ -2,6 +2,7 @@
 
 import math
 import random
+from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
 
 import pytest
@@ -9,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from attention_core.sums import Sums
+from attention_core.sums import Adding, Sums
 
 finite = st.floats(allow_nan=False, allow_infinity=False)
 
@@ -77,3 +78,21 @@ def test_a_float_sum_would_fail_these_laws():
 def test_spread_puts_segments_at_their_places():
     s = Sums.of(tensor([1.0, 2.0]), torch.tensor([0, 1]), 2)
     assert s.spread(torch.tensor([3, 0]), 4).value().tolist() == [2.0, 0.0, 0.0, 1.0]
+
+
+@pytest.mark.parametrize("shape", [(5,), (5, 3)])
+def test_several_threads_may_add_at_once(shape):
+    """Addends that grow raise the tops while others are being cut into pieces."""
+    generator = torch.Generator().manual_seed(0)
+    n = 200_000
+    x = torch.randn(n, *shape[1:], dtype=torch.float64, generator=generator)
+    x *= torch.exp2(torch.linspace(-200, 200, n, dtype=torch.float64)).reshape(n, *[1] * (x.ndim - 1))
+    ids = torch.randint(0, 5, (n,), generator=generator)
+    whole = Sums.of(x, ids, 5)
+    adding = Adding(shape, torch.device("cpu"))
+    parts = list(zip(torch.split(x, 3_000), torch.split(ids, 3_000), strict=True))
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda part: adding.add(*part), parts))
+    sums = adding.sums()
+    assert all(torch.equal(getattr(sums, name), getattr(whole, name)) for name in ("top", "low", "high"))
+    assert torch.equal(adding.value(), whole.value())

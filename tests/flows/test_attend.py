@@ -8,9 +8,9 @@ import pytest
 
 from attention_core.batches import Batch
 from attention_core.errors import DataError, FarolError
-from attention_core.run import Run, run
+from attention_core.run import Run, opened, run
 from attention_core.work import Watch
-from flows.attend import MOST_TASKS, WATCH, Options, attend, groups
+from flows.attend import MOST_TASKS, OPENED, Options, attend, groups
 
 pytestmark = pytest.mark.usefixtures("server")
 FITTED = "{kind: threshold, above: 5}", "zscore"
@@ -151,12 +151,13 @@ def test_the_error_that_stopped_the_rest_is_told_and_the_rest_stops(folder, monk
 
     folder.data("a.parquet", x=list(range(100)))
     monkeypatch.setattr(Run, "apply", apply)
-    token = WATCH.set(Slow())
+    opening = opened("job.yaml")
+    token = OPENED.set((opening.watched(Slow()), opening.plan()))
     try:
         with pytest.raises(DataError, match="b.parquet: broken$"):
             ran()
     finally:
-        WATCH.reset(token)
+        OPENED.reset(token)
     assert len(read) < 50
     assert not (folder.path / "out").exists()
 

@@ -251,7 +251,11 @@ def test_a_look_reads_some_rows_of_some_batches(folder, monkeypatch):
         (["ftp://in"], "ftp://in: there are s3://, gs://, az:// and local paths"),
         (["in", "-o", "job.yaml"], "job.yaml is there already; name another file, or remove it"),
         (["in", "-o", "no/job.yaml"], "no/job.yaml: there is no folder {}/no"),
-        (["drift"], "the batches differ from a.parquet: b.parquet lacks 'x', has 'y' besides; source.drift: fill would take them as they are"),
+        (
+            ["drift"],
+            "the batches differ from a.parquet: b.parquet lacks 'x', has 'y' besides; "
+            "source.drift: fill would take them as they are",
+        ),
     ],
 )
 def test_what_is_refused(folder, arguments, said):

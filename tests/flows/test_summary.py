@@ -11,7 +11,8 @@ WEIGHT = {
     "effective_sample_size": 11000.4,
 }  # fmt: skip
 RECORD = {
-    "job": "flights", "sink": "/out/flights", "plan": {"new": 2}, "batches": 2, "rows": 12000, "seconds": 2.0,
+    "job": "flights", "sink": "/out/flights", "tables": [], "plan": {"new": 2}, "batches": 2, "rows": 12000,
+    "seconds": 2.0,
     "weights": {"late_weight": WEIGHT, "standing": {**WEIGHT, "rule": "a|b", "seconds": None}},
 }  # fmt: skip
 
