@@ -53,7 +53,7 @@ from attention_core.selection import Cut
 from attention_core.source import agreed, apart, chosen
 from attention_core.states import States
 from attention_core.statistics import NOTHING, Published, Statistics, of_sink, publish
-from attention_core.stores import Where, at_once
+from attention_core.stores import Remote, Where, at_once
 from attention_core.work import Each, Watch, threads
 
 SPLIT_ROWS = 1 << 20
@@ -421,7 +421,8 @@ class Run:
                 id = publish(self.heads, statistics, taught, staged)
             else:
                 id = self.given.id
-                if not self.place.statistics(id).exists():
+                there = self.place.statistics(id)
+                if there != self.given.folder and (isinstance(there, Remote) or not there.exists()):  # or half of it
                     _copied(self.given.folder, staged)
             self.place.keep_statistics(id)
         return id
