@@ -6,10 +6,21 @@ from collections.abc import Iterable
 from difflib import get_close_matches
 
 
+def printable(text: str) -> str:
+    """A text of unknown origin, so that no terminal obeys it: what cannot be seen is written as an escape."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
+
 class FarolError(Exception):
-    """A failure that a person can act on. Its text is the whole message: no traceback is needed to understand it."""
+    """A failure that a person can act on. Its text is the whole message: no traceback is needed to understand it.
+
+    Some speak of several things, a line each.
+    """
 
     status = 1
+
+    def __init__(self, what: str) -> None:
+        super().__init__("\n".join(map(printable, what.split("\n"))))
 
 
 class JobError(FarolError):

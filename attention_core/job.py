@@ -388,7 +388,7 @@ class Source(Frozen):
     split_rows: how many rows a batch has before several threads work on it; the results do not change.
     """
 
-    path: str | tuple[str, ...]
+    path: str | Annotated[tuple[str, ...], Field(min_length=1)]
     hive: Literal["auto"] | bool = "auto"
     where: str | None = None
     drift: Literal["strict", "widen", "fill"] = "strict"

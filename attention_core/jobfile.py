@@ -16,7 +16,7 @@ from ruamel.yaml.error import MarkedYAMLError
 from ruamel.yaml.nodes import MappingNode, ScalarNode, SequenceNode
 from ruamel.yaml.reader import ReaderError
 
-from attention_core.errors import JobError, dotted, nearest
+from attention_core.errors import JobError, dotted, nearest, printable
 
 M = TypeVar("M", bound=BaseModel)
 At = tuple[str | int, ...]
@@ -64,7 +64,7 @@ class Loaded(Generic[M]):
             return error
         where = _where(self.root, error.at)
         said = error.what if where == f"--set {dotted(error.at)}" else str(error)
-        return JobError(f"{where}: {_printable(said)}")
+        return JobError(f"{where}: {printable(said)}")
 
 
 def load(path: Path, model: type[M], overrides: Sequence[str] = ()) -> Loaded[M]:
@@ -113,10 +113,10 @@ def _read(path: Path) -> Node:
     try:
         text = path.read_bytes().decode()
     except UnicodeDecodeError as error:
-        raise JobError(f"{_printable(str(path))}: not a job file: byte {error.start} is not UTF-8 text") from None
+        raise JobError(f"{printable(str(path))}: not a job file: byte {error.start} is not UTF-8 text") from None
     except OSError as error:
-        raise JobError(f"{_printable(str(path))}: cannot be read: {error.strerror}") from None
-    root = _parsed(text, _printable(path.name))
+        raise JobError(f"{printable(str(path))}: cannot be read: {error.strerror}") from None
+    root = _parsed(text, printable(path.name))
     if not isinstance(root.value, dict):
         raise JobError(
             f"{root.where}: a job file holds `name:`, `source:`, `sink:` and `attention:`; this one does not"
@@ -135,7 +135,7 @@ def _parsed(text: str, name: str) -> Node:
         said = ", ".join(part for part in (error.context, error.problem) if part)
         line = "".join(text.splitlines()[mark.line : mark.line + 1]) if mark else ""
         hint = '; inside {...} or [...], quote it: "${NAME}"' if "${" in line else ""
-        raise JobError(f"{where}: not YAML: {_printable(said)}{hint}") from None
+        raise JobError(f"{where}: not YAML: {printable(said)}{hint}") from None
     except ReaderError as error:
         before = text[: error.position]
         where = f"{name}:{before.count(chr(10)) + 1}:{len(before) - before.rfind(chr(10))}"
@@ -143,7 +143,7 @@ def _parsed(text: str, name: str) -> Node:
     except RecursionError:
         raise JobError(f"{name}:1:1: nested more than {MOST_DEEP} deep") from None
     except Exception as error:  # what the parser did not foresee, as a character beyond Unicode
-        raise JobError(f"{name}:1:1: not YAML: {_printable(str(error))}") from None
+        raise JobError(f"{name}:1:1: not YAML: {printable(str(error))}") from None
     if composed is None:
         return Node(None, f"{name}:1:1", {})
     return _Reader(name, yaml).node(composed, ())
@@ -200,7 +200,7 @@ class _Reader:
         raise self._meaningless(composed, where)
 
     def _meaningless(self, composed: Any, where: str) -> JobError:
-        tag = _printable(str(composed.tag).replace(_TAG, "!!"))
+        tag = printable(str(composed.tag).replace(_TAG, "!!"))
         return JobError(f"{where}: the tag {tag} has no meaning here; leave it out")
 
 
@@ -233,8 +233,8 @@ def _override(root: Node, text: str) -> str:
     entry, equals, value = text.partition("=")
     steps = [name or int(number) for name, number in _STEP.findall(entry)]
     if not equals or not steps or dotted(steps) != entry:
-        raise JobError(f"--set {_printable(text)}: write it as path=value, as in --set sink.path=out")
-    node, where = root, f"--set {_printable(entry)}"
+        raise JobError(f"--set {printable(text)}: write it as path=value, as in --set sink.path=out")
+    node, where = root, f"--set {printable(entry)}"
     for step, ahead in zip(steps, [*steps[1:], None], strict=True):
         node = _put(node, step, _parsed(value, where) if ahead is None else None, where)
     return entry
@@ -250,7 +250,7 @@ def _put(node: Node, step: str | int, last: Node | None, where: str) -> Node:
     if isinstance(node.value, str):  # a bare word is {kind: word}
         node.value, node.keys = {"kind": Node(node.value, node.where, {})}, {"kind": node.where}
     if isinstance(node.value, list):
-        raise JobError(f"{where}: there is a list there; say which entry, as in [0].{_printable(step)}")
+        raise JobError(f"{where}: there is a list there; say which entry, as in [0].{printable(step)}")
     if not isinstance(node.value, dict):
         node.value, node.keys = {}, {}
     if last is not None or step not in node.value:
@@ -273,7 +273,7 @@ def _lines(error: ValidationError, model: type[BaseModel], root: Node) -> list[s
         unknown = errors[0]["type"] in ("extra_forbidden", "unknown_entry")
         where = _where(root, at, unknown)
         entry = f"{dotted(at)}: " if at and where != f"--set {dotted(at)}" else ""
-        told[at] = f"{where}: {_printable(entry + _said(errors, at, model))}"
+        told[at] = f"{where}: {printable(entry + _said(errors, at, model))}"
     lines = [told[at] for at in sorted(told, key=lambda at: _order(root, at))]
     more = [f"and {len(lines) - MOST_ERRORS} more"] if len(lines) > MOST_ERRORS else []
     return lines[:MOST_ERRORS] + more
@@ -433,7 +433,3 @@ def _short(given: Any) -> str:
 def _word(given: Any) -> str:
     """A word as it was given; nothing is like what is none."""
     return given if isinstance(given, str) else ""
-
-
-def _printable(text: str) -> str:
-    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)

@@ -12,6 +12,7 @@ import shutil
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from fnmatch import fnmatch
 from functools import cached_property
@@ -331,7 +332,8 @@ class Run:
         self.expect(health, sum(f.rows for f in footers))
         self.publish(check, done, statistics, inputs, pooled)
         outcome = Outcome(self, plan, len(done), sum(f.rows for f in done), time.monotonic() - began, health)
-        self.record(outcome.plain())
+        with suppress(OSError):  # the rows are published; a history that cannot be written is none
+            self.record(outcome.plain())
         return outcome
 
     def unreadable(self) -> list[str]:

@@ -29,7 +29,12 @@ def chosen(found: Sequence[Batch], where: str | None) -> tuple[Batch, ...]:
     for name in expression.meta.root_names():
         if name not in rows.columns:
             raise JobError(f"{name!r} is not a partition column{nearest(name, rows.columns)}", ("source", "where"))
-    holds = rows.with_columns(expression.alias("#holds"))["#holds"].fill_null(False)
+    try:
+        holds = rows.with_columns(expression.alias("#holds"))["#holds"].fill_null(False)
+    except pl.exceptions.PolarsError as error:
+        raise JobError(f"{where!r}: {str(error).splitlines()[0]}", ("source", "where")) from None
+    if holds.dtype != pl.Boolean:
+        raise JobError(f"{where!r} is {holds.dtype}, where true or false is wanted", ("source", "where"))
     chosen = tuple(b for b, hold in zip(found, holds, strict=True) if hold)
     if not chosen:
         raise JobError(f"no batch has {where!r}", ("source", "where"))
@@ -85,7 +90,8 @@ def agreed(found: Sequence[Batch], drift: str) -> tuple[dict[str, pl.DataType], 
         if differs:
             wrong.append(f"{batch.name} {', '.join(differs)}")
     if wrong:
-        raise JobError(f"the batches differ from {found[0].name}: {'; '.join(wrong)}{_advice(own, drift)}", DRIFT)
+        advice = "" if any(b.types != found[0].types for b in found) else _advice(own, drift)
+        raise JobError(f"the batches differ from {found[0].name}: {'; '.join(wrong)}{advice}", DRIFT)
     reads = [{n: t for n, t in types.items() if here.get(n) != t} for here in own]
     return types, tuple(replace(b, reads=r) if r else b for b, r in zip(found, reads, strict=True))
 

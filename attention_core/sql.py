@@ -26,8 +26,12 @@ _CLOCK = re.compile(
     r"\b(?:now|today|random|uuid|current_\w+)\"?\s*\(|\bcurrent_(?:timestamp|date|time)\b|\blocal(?:timestamp|time)\b",
     re.IGNORECASE,
 )
-_QUOTED = re.compile(r"'(?:[^']|'')*'|\"(?:[^\"]|\"\")*\"(?!\s*\()")  # what is called may be quoted, too
-_COMMENT = re.compile(r"/\*.*?\*/|--[^\n]*", re.DOTALL)
+_TABLE = re.compile(r"\bselect\b|\b(?:read|scan)_\w+\"?\s*\(", re.IGNORECASE)
+# Texts, names and comments in one pass: marks of one mean nothing inside another. What is called may be quoted, too.
+_ASIDE = re.compile(
+    r"(?P<comment>/\*.*?\*/|--[^\n]*)|'(?:[^']|'')*'|\"(?:[^\"]|\"\")*\"(?!\s*\()|`[^`]*`|\$(\w*)\$.*?\$\2\$",
+    re.DOTALL,
+)
 
 
 @lru_cache(maxsize=256)
@@ -37,8 +41,11 @@ def row_expression(sql: str) -> pl.Expr:
     Raises:
         ValueError: where it is not SQL, or looks beyond its row: an aggregate, a window, a sub-query, the clock.
     """
-    clock = _CLOCK.search(_QUOTED.sub("''", _COMMENT.sub(" ", sql)))
-    if clock:
+    bare = _ASIDE.sub(lambda aside: " " if aside["comment"] else "''", sql)
+    if table := _TABLE.search(bare):  # which Polars would open, to see that it is one
+        word = table[0].strip(' ("')
+        raise ValueError(f"{sql!r} looks beyond its row ({word}); an expression reads the row's own columns alone")
+    if clock := _CLOCK.search(bare):
         word = clock[0].strip(' ("')
         raise ValueError(f"{sql!r} looks at {word}, which is not of the row; write the value itself")
     try:

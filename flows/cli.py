@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import App, CycloptsError, Parameter
 from cyclopts.validators import Number
 
-from attention_core.errors import FarolError, JobError, nearest
+from attention_core.errors import FarolError, JobError, nearest, printable
 
 if TYPE_CHECKING:
     from attention_core.plan import Plan
@@ -142,8 +142,8 @@ def check(job: Path, /, *, set: Sets = ()) -> None:
     opening = opened(job, set)
     columns = len(opening.columns)
     where = f"{counted(len(opening.batches), 'batch')} of {counted(columns, 'column')}"
-    show.out.print(f"{job} is right: {where}, {counted(len(opening.job.attention), 'rule')}", soft_wrap=True)
-    show.out.print("adds: " + ", ".join(f"{n} ({t})" for n, t in opening.added().items()), soft_wrap=True)
+    show.line(f"{job} is right: {where}, {counted(len(opening.job.attention), 'rule')}")
+    show.line("adds: " + ", ".join(f"{n} ({t})" for n, t in opening.added().items()))
 
 
 @app.command
@@ -203,7 +203,7 @@ def report(job: Path, /, *, set: Sets = (), json: Json = False) -> None:
         _print_json(found.plain())
     else:
         draw(found)
-        show.out.print(f"page: {found.path}", soft_wrap=True)
+        show.line(f"page: {found.path}")
 
 
 @app.command
@@ -280,7 +280,7 @@ def main() -> None:
 
 
 def _complain(message: str, status: int) -> int:
-    print("\n".join(f"farol: {line}" for line in message.splitlines()), file=sys.stderr)
+    print("\n".join(f"farol: {printable(line)}" for line in message.splitlines()), file=sys.stderr)
     return status
 
 

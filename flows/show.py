@@ -17,6 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from attention_core.attention import pooling
+from attention_core.errors import printable
 from attention_core.plan import Estimate, Plan
 from attention_core.run import Run
 from attention_core.work import Watch
@@ -73,23 +74,23 @@ class Bar(Watch):
 
 def summary(record: Mapping[str, Any], again: str) -> None:
     """The end of a run: what was done, what the weights look like, where the rows are, what to try next."""
-    out.print(Text.assemble((record["job"], "bold"), f": {headline(record)}"))
+    out.print(Text.assemble((printable(record["job"]), "bold"), f": {headline(record)}"))
     if record["batches"]:
         _print(_table(HEADERS, table(record), right_from=1))
         out.print("min, mean and max are of the weights; effective is Kish's effective sample size", style="dim")
     if record.get("report"):
-        out.print(f"page: {record['report']}", soft_wrap=True)
+        line(f"page: {record['report']}")
     for path in record["tables"]:
-        out.print(f"table: {path}", soft_wrap=True)
+        line(f"table: {path}")
     if record["sink"] is not None:
-        out.print(f"rows: {record['sink']}", soft_wrap=True)
-    out.print(f"next: {again}", soft_wrap=True)
+        line(f"rows: {record['sink']}")
+    line(f"next: {again}")
 
 
 def plan(run: Run, found: Plan, every: bool) -> None:
     """What would be done, and why."""
     what = f": {planned(found.counts())}; {counted(found.passes, 'fitting pass')}"
-    out.print(Text.assemble((run.job.name, "bold"), what))
+    out.print(Text.assemble((printable(run.job.name), "bold"), what))
     lines = [(e.name, e.status, e.why) for e in found.entries] + [(n, "gone", "no input") for n in found.gone]
     shown = lines if every else [line for line in lines if line[1] != "done"][:20]
     if shown:
@@ -105,11 +106,11 @@ def plan(run: Run, found: Plan, every: bool) -> None:
         out.print(f"{found.other_versions:,} {was} made by other versions of Farol's numerics or torch; --full redoes")
     if shown and found.estimate is not None:
         out.print(f"takes about: {_takes(found.estimate)}")
-    out.print("adds: " + ", ".join(f"{name} ({dtype})" for name, dtype in run.added().items()), soft_wrap=True)
+    line("adds: " + ", ".join(f"{name} ({dtype})" for name, dtype in run.added().items()))
     for head in pooling(run.heads):
-        out.print(f"writes {run.place.table(head.rule)}", soft_wrap=True)
+        line(f"writes {run.place.table(head.rule)}")
     if not run.rowless:
-        out.print(f"writes to {run.place.sink}", soft_wrap=True)
+        line(f"writes to {run.place.sink}")
 
 
 def _takes(estimate: Estimate) -> str:
@@ -123,7 +124,7 @@ def _takes(estimate: Estimate) -> str:
 def frame(rows: pl.DataFrame, added: Iterable[str]) -> None:
     """Rows as a table, the columns that rules add in bold; one line a column where they do not fit side by side."""
     new = set(added)
-    titles = [Text(name, style="bold" if name in new else "") for name in rows.columns]
+    titles = [Text(printable(name), style="bold" if name in new else "") for name in rows.columns]
     drawn = Table(box=None, pad_edge=False)
     for title, dtype in zip(titles, rows.dtypes, strict=True):
         drawn.add_column(title, justify="right" if dtype.is_numeric() else "left", no_wrap=True)
@@ -156,12 +157,17 @@ def cell(value: object) -> str:
             return value.isoformat(" ", "auto")
         case list():
             return "[" + ", ".join(cell(v) for v in value) + "]"
-    return str(value)
+    return printable(str(value))
+
+
+def line(text: str) -> None:
+    """One line, however long."""
+    out.print(printable(text), soft_wrap=True)
 
 
 def note(text: str) -> None:
     """What a person should know of what is shown."""
-    out.print(Text.assemble(("note", "yellow"), f": {text}"), soft_wrap=True)
+    out.print(Text.assemble(("note", "yellow"), f": {printable(text)}"), soft_wrap=True)
 
 
 def _table(headers: Sequence[str], rows: Iterable[Sequence[str]], right_from: int | None = None) -> Table:
@@ -171,7 +177,7 @@ def _table(headers: Sequence[str], rows: Iterable[Sequence[str]], right_from: in
             header, justify="right" if right_from is not None and i >= right_from else "left", no_wrap=True
         )
     for row in rows:
-        drawn.add_row(*row)
+        drawn.add_row(*map(printable, row))
     return drawn
 
 
@@ -192,12 +198,12 @@ def explained(word: str, found: Mapping[str, type[Any] | None]) -> None:
         if one is None:
             continue
         out.print(Text(f"{word} (a {step})", style="bold"))
-        for line in _lines(one):
-            out.print(f"  {line}" if line else "", soft_wrap=True)
+        for text in _lines(one):
+            line(f"  {text}" if text else "")
         fields = {n: f for n, f in one.model_fields.items() if n != "kind"}
         for name, field in fields.items():
             given = "needed" if field.is_required() else f"{field.default!r} unless given"
-            out.print(f"  - {name}: {given}", soft_wrap=True)
+            line(f"  - {name}: {given}")
         out.print()
 
 

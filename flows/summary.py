@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from attention_core.errors import printable
+
 HEADERS = ("rule", "rows", "missing", "min", "mean", "max", "effective", "seconds", "rows/s")
 CHANGES = ("rule", "mean", "was", "effective", "was", "missing", "was")
 
@@ -109,11 +111,6 @@ def percent(share: float | None) -> str:
     if share is None:
         return "–"
     return "< 0.01 %" if 0 < share < 1e-4 else f"{100 * share:.3g} %"
-
-
-def printable(text: str) -> str:
-    """A text of unknown origin, so that nothing in it is obeyed: what is not to be seen is written as an escape."""
-    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
 def shortened(text: str, most: int) -> str:
