@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import base64
-import datetime as dt
 import errno
-import glob
 import io
 import json
 import re
@@ -13,24 +11,20 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Any, Literal
-from urllib.parse import unquote
 
 import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 from polars.io.plugins import register_io_source
 
-from attention_core.errors import DataError, FarolError, JobError, Unreadable
-from attention_core.stores import Remote, Where, arrow, located, plainly, polars
+from attention_core.errors import DataError, FarolError, Unreadable, printable
+from attention_core.stores import Remote, Where, arrow, plainly, polars
 
 ROW_GROUP_BYTES = 128 << 20
 READ = "cannot be read"
 WRITTEN = "written as it is"
-_WILD = re.compile(r"[*?\[]")
-_HIVE = re.compile(r"^([^=]+)=(.*)$")
-_WHOLE = re.compile(r"^-?[0-9]{1,19}$")
 _FOREIGN = re.compile(r"field_id=-?\d+ (.+) \(((?:Variant|Geometry|Geography|Unknown|Interval)\b.*)\)", re.IGNORECASE)
 _OS_ERROR = re.compile(r"\(os error (\d+)\)")
 _PASSING = {errno.EIO, errno.EAGAIN, errno.ESTALE, errno.ETIMEDOUT, errno.ECONNRESET, errno.ECONNREFUSED, errno.EPIPE,
@@ -38,6 +32,9 @@ _PASSING = {errno.EIO, errno.EAGAIN, errno.ESTALE, errno.ETIMEDOUT, errno.ECONNR
 _HUNG = re.compile("timed? ?out|connection (reset|refused|closed)|server error|service unavailable", re.IGNORECASE)
 _ROW = "#row"
 _BEYOND = (1 << 63) - 1  # what Polars makes of INT96 that nanoseconds cannot hold
+
+
+Compression = Literal["zstd", "lz4", "snappy", "gzip", "uncompressed"]
 
 
 @dataclass(frozen=True)
@@ -173,7 +170,7 @@ class Batch:
         try:
             with pq.ParquetFile(arrow(self.path)) as file:
                 schema, annotated = file.schema_arrow, _FOREIGN.search(str(file.schema))
-        except (OSError, pa.ArrowException):
+        except (OSError, UnicodeDecodeError, pa.ArrowException):
             return ""
         strange = annotated.groups() if annotated else _first_unknown({f.name: f.type for f in schema}, _of_arrow)
         return f"{self.path}: cannot be read: {_column(*strange)}" if strange else ""
@@ -217,40 +214,6 @@ class Batch:
 def in_file(column: str) -> str:
     """What a file's own column is called beside the one that its folders say."""
     return f"#{column} in the file"
-
-
-def find(paths: Sequence[str], hive: bool | str = "auto") -> tuple[Batch, ...]:
-    """The batches of a source in dataset order: by path, numbers in it compared as numbers.
-
-    paths: files, folders (searched for *.parquet) and globs, absolute, or URLs of them.
-
-    Raises:
-        JobError: for a path that is not there, a folder without Parquet files, two batches of one name.
-    """
-    found: dict[str, Where] = {}
-    for path in paths:
-        root, files = _files(path)
-        for file in files:
-            name = _below(file, root).as_posix()
-            if name in found:
-                what = f"{file} and {found[name]} would both be written to {name}; give each a job of its own"
-                raise JobError(what, ("source", "path"))
-            found[name] = file
-    names = sorted(found, key=natural)
-    parts = {name: _partitions(name) if hive is not False else {} for name in names}
-    types = _partition_types(list(parts.values()))
-    return tuple(
-        Batch(found[n], n, {k: _typed(v, types[k]) for k, v in parts[n].items()}, {k: types[k] for k in parts[n]})
-        for n in names
-    )
-
-
-def natural(name: str) -> list[tuple[int, int, str]]:
-    """A sort key in which numbers are compared as numbers."""
-    return [(0, int(p), p) if p.isdecimal() else (1, 0, p) for p in re.split(r"(\d+)", name) if p]
-
-
-Compression = Literal["zstd", "lz4", "snappy", "gzip", "uncompressed"]
 
 
 def write(
@@ -357,7 +320,7 @@ def reading(path: Where, what: str = READ, blame: Callable[[], str] = str) -> It
             said = ""
         sort = Unreadable if what == READ else DataError
         why = plainly(error, path) if isinstance(path, Remote) else _first_line(error)
-        raised = sort(f"{said or f'{path}: {what}'}: {why}")
+        raised = sort(f"{said or f'{printable(str(path))}: {what}'}: {why}")
         raised.may_pass = _may_pass(error)
         raise raised from None if isinstance(path, Remote) else error  # what a store says repeats who asked
 
@@ -370,7 +333,7 @@ def _may_pass(error: BaseException) -> bool:
 
 
 def _theirs(error: BaseException) -> bool:
-    known = isinstance(error, OSError | pl.exceptions.PolarsError | pa.ArrowException)
+    known = isinstance(error, OSError | UnicodeDecodeError | pl.exceptions.PolarsError | pa.ArrowException)
     return known or type(error).__name__ == "PanicException"
 
 
@@ -402,96 +365,7 @@ def _cannot(types: Mapping[str, Any], what: str) -> str:
 
 
 def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
-
-
-def searched(path: str) -> Where:
-    """Where the files of a source's path are looked for: the folder, the part before a wildcard, or the one file.
-
-    Raises:
-        JobError: for a URL that names no place.
-    """
-    try:
-        wild, whole = _WILD.search(path), located(path)
-    except ValueError as error:
-        raise JobError(str(error), ("source", "path")) from None
-    if wild is None or whole.exists():
-        return whole
-    before = located(path[: wild.start()])
-    return before if path[: wild.start()].endswith("/") else before.parent
-
-
-def _files(path: str) -> tuple[Where, Sequence[Where]]:
-    """The root of a source's path and the files under it."""
-    root = searched(path)
-    try:
-        if isinstance(root, Remote):
-            next(root.found(), None)  # a bucket that is not there says so
-    except FileNotFoundError as error:
-        raise JobError(str(error), ("source", "path")) from None
-    if root != located(path):
-        files = [f for f in _matching(path, root) if not _farols(f, root)]
-        if not files:
-            raise JobError(f"no file matches {path}", ("source", "path"))
-        return root, files
-    if root.is_file():
-        return root.parent, [root]
-    if not root.is_dir():
-        raise JobError(f"there is no file or folder {path}", ("source", "path"))
-    files = [f for f in root.rglob("*.parquet") if (isinstance(f, Remote) or f.is_file()) and not _farols(f, root)]
-    if not files:
-        raise JobError(f"{path} holds no *.parquet file", ("source", "path"))
-    return root, files
-
-
-def _matching(path: str, root: Where) -> Sequence[Where]:
-    if isinstance(root, Remote):
-        return list(root.glob(str(located(path)).removeprefix(f"{root}/")))
-    return [Path(f) for f in glob.glob(path, recursive=True) if Path(f).is_file()]
-
-
-def _below(file: Where, root: Where) -> PurePath:
-    """The path of a file under its root."""
-    return file.relative_to(root) if isinstance(file, Remote) else file.relative_to(str(root))
-
-
-def _farols(file: Where, root: Where) -> bool:
-    return any(part.endswith(".farol") for part in _below(file, root).parts[:-1])
-
-
-def _partitions(name: str) -> dict[str, str | None]:
-    found = [_HIVE.match(part) for part in name.split("/")[:-1]]
-    values = {m[1]: unquote(m[2]) for m in found if m}
-    return {k: None if v == "__HIVE_DEFAULT_PARTITION__" else v for k, v in values.items()}
-
-
-def _partition_types(parts: list[dict[str, str | None]]) -> dict[str, pl.DataType]:
-    """An integer or a date where all values of a partition column are, as Polars has it, else text."""
-    types: dict[str, pl.DataType] = {}
-    for key in dict.fromkeys(k for p in parts for k in p):
-        values = [p[key] for p in parts if p.get(key) is not None]
-        types[key] = next(t for t in (pl.Int64(), pl.Date(), pl.String()) if all(_fits(v, t) for v in values))
-    return types
-
-
-def _fits(value: str | None, dtype: pl.DataType) -> bool:
-    if dtype == pl.String or value is None:
-        return True
-    try:
-        read = _typed(value, dtype)
-    except ValueError:
-        return False
-    return abs(read) < 1 << 63 if dtype == pl.Int64 else str(read) == value
-
-
-def _typed(value: str | None, dtype: pl.DataType) -> Any:
-    if value is None or dtype == pl.String:
-        return value
-    if dtype == pl.Date:
-        return dt.date.fromisoformat(value)
-    if not _WHOLE.match(value):
-        raise ValueError(value)
-    return int(value)
+    return printable((str(error).strip().splitlines() or [type(error).__name__])[0][:300])
 
 
 def _latest(column: pl.Series) -> int | None:

@@ -44,7 +44,10 @@ def held(lock: Where, what: Where) -> Iterator[Check]:
     try:
         _acquire(lease, lock)
     except (Timeout, LeaseSettingsMismatch):
+        _writable(lock)  # a dead holder's lease cannot be taken over where nothing can be written
         raise SinkBusy(f"{what}: {BUSY}") from None
+    except OSError as error:
+        raise DataError(f"{lock}: cannot be written: {error.strerror}") from None
     token = f"token={lease.token}"
 
     def check() -> None:
@@ -53,7 +56,7 @@ def held(lock: Where, what: Where) -> Iterator[Check]:
 
     try:
         yield check
-    except FarolError:
+    except (FarolError, OSError):
         check()  # what failed may have failed since another run took its files away
         raise
     finally:
@@ -67,6 +70,17 @@ def _acquire(lease: SoftFileLease, lock: Path) -> None:
         if f"host={socket.gethostname()}" in _said(lock):
             raise
         lease.acquire(timeout=1.5 * SECONDS)
+
+
+def _writable(lock: Path) -> None:
+    probe = lock.with_name("lock.probe")
+    try:
+        probe.write_bytes(b" " * 4096)
+    except OSError as error:
+        raise DataError(f"{lock}: cannot be written: {error.strerror}") from None
+    finally:
+        with suppress(OSError):
+            probe.unlink()
 
 
 def _said(lock: Path) -> list[str]:

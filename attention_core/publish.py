@@ -16,6 +16,7 @@ from attention_core.hold import Check, Lease, held, unfinished
 from attention_core.stores import Moved, Remote, Where, at_once, remove
 
 P = TypeVar("P", Path, Remote)
+SAID = {"rules", "batches", "statistics", "fitted", "fresh"}  # in what was published
 
 
 @dataclass(frozen=True)
@@ -107,7 +108,8 @@ class Place(Generic[P]):
     def last(self) -> dict[str, Any]:
         """What the last run published; empty where none did."""
         try:
-            return dict(json.loads(self.published.read_text()))
+            told = json.loads(self.published.read_text())
+            return told if isinstance(told, dict) and SAID <= told.keys() else {}
         except (OSError, ValueError):
             return {}
 
@@ -163,7 +165,9 @@ class Place(Generic[P]):
         """Takes over what an interrupted run had finished, and nothing that it may still have open."""
         for part in self.staging.parent.rglob("*.part"):
             part.unlink(missing_ok=True)
-        publishing = json.loads(self.journal.read_text())["run"] if self.journal.is_file() else None
+        for part in self.runs.glob("*.part"):
+            part.unlink(missing_ok=True)
+        publishing = _told(self.journal)["run"] if self.journal.is_file() else None
         left = sorted(self.staging.parent.glob("*"), key=lambda f: (f.name == publishing, f.stat().st_mtime_ns))
         for other in left[:-1]:
             shutil.rmtree(other)
@@ -207,8 +211,7 @@ class Place(Generic[P]):
         """Finishes a publish that the journal tells of."""
         if not self.journal.is_file():
             return
-        told = json.loads(self.journal.read_text())
-        folders = {self.sink}
+        told, folders = _told(self.journal), {self.sink}
         for name in told["moves"]:
             check()
             _moved(self.staged(name), self.output(name))
@@ -226,11 +229,20 @@ class Place(Generic[P]):
                 _sync(folder)
         check()
         write_whole(self.published, json.dumps(told["published"], indent=1, sort_keys=True))
+        self.sweep()
+        self.journal.unlink()  # last: until then the next run does all this again
+
+    def left(self) -> bool:
+        """Whether a run left something behind that nothing new would sweep away."""
+        return isinstance(self.work, Path) and self.staging.parent.exists()
+
+    def sweep(self: Place[Path]) -> None:
+        """Removes what runs before left that is of no use any more."""
+        fitted = self.last().get("fitted")
         for other in (self.work / "statistics").glob("*"):
-            if other.name != told["published"].get("fitted"):
+            if other.name != fitted:
                 shutil.rmtree(other, ignore_errors=True)
         shutil.rmtree(self.staging.parent, ignore_errors=True)
-        self.journal.unlink()  # last: until then the next run does all this again
 
     def _finish(self: Place[Remote], lease: Check) -> None:
         """In a store: finishes what the lease says is being published, or else takes over what a run had staged.
@@ -308,6 +320,28 @@ def _replaced(published: Remote, text: str, lease: Lease) -> None:
         lease.renew()
         if published.read_text() != text:
             raise DataError(f"{published}: somebody else writes it; run again") from None
+
+
+def _told(journal: Path) -> dict[str, Any]:
+    """What the journal tells.
+
+    Raises:
+        DataError: where it is none of Farol's, or would reach out of the sink.
+    """
+    try:
+        told = dict(json.loads(journal.read_text()))
+        names = [*told["moves"], *told["removes"], *(f"{rule}.parquet" for rule in told["tables"])]
+        if not (isinstance(told["published"], dict) and isinstance(told["run"], str)) or any(map(_outside, names)):
+            raise ValueError
+    except (ValueError, KeyError, TypeError):
+        what = "is damaged; move it away: the outputs themselves say what is done"
+        raise DataError(f"{journal}: {what}") from None
+    return told
+
+
+def _outside(name: Any) -> bool:
+    """Whether this is no name of a file inside a folder."""
+    return not isinstance(name, str) or name.startswith("/") or ".." in name.split("/")
 
 
 def _moved(staged: Path, to: Path) -> None:

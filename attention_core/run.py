@@ -40,7 +40,7 @@ from attention_core.attention import (
 )
 from attention_core.batches import Batch
 from attention_core.columns import elements
-from attention_core.errors import DataError, ExpectationMissed, JobError, Unreadable
+from attention_core.errors import DataError, ExpectationMissed, JobError, SinkBusy, Unreadable
 from attention_core.frozen import digest, replaced
 from attention_core.head import Head, Known, Notice, merged
 from attention_core.health import NO_WEIGHTS, Health
@@ -50,6 +50,7 @@ from attention_core.jobfile import load
 from attention_core.ledger import Entry, Fingerprint, Footer, compare, pooled_of, versions
 from attention_core.plan import Estimate, Plan, estimated
 from attention_core.publish import Place, write_whole, writing
+from attention_core.search import find
 from attention_core.selection import Cut
 from attention_core.source import agreed, apart, chosen
 from attention_core.states import States
@@ -99,7 +100,7 @@ class Run:
         Raises:
             JobError: where the source, the sink and the rules do not fit each other.
         """
-        found = batches.find(job.source.paths(), job.source.hive)
+        found = find(job.source.paths(), job.source.hive)
         picked = chosen(found, job.source.where)
         place = Place[Any](job.sink.path, job.work(), secrets.token_hex(4))
         apart(job, place)
@@ -584,6 +585,9 @@ def execute(
     plan = plan or run.plan()
     refuse_gone(run, plan)
     if plan.nothing and not full and redo is None:
+        if run.place.left():
+            with suppress(SinkBusy), run.place.held():
+                run.place.sweep()
         footers = run.footers()
         health = run.health(footers)
         run.expect(health, sum(f.rows for f in footers))

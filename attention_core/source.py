@@ -8,11 +8,11 @@ from typing import Any
 
 import polars as pl
 
-from attention_core import batches
 from attention_core.batches import Batch
 from attention_core.errors import DataError, JobError, nearest
 from attention_core.job import Job
 from attention_core.publish import Place
+from attention_core.search import searched
 from attention_core.sql import row_expression
 from attention_core.stores import at_once
 
@@ -52,7 +52,7 @@ def apart(job: Job, place: Place[Any]) -> None:
     if tables and pooled.exists() and not pooled.is_dir():
         raise JobError(f"{place.pooled} is a file, where the tables go; move it away", ("sink", "path"))
     for path in job.source.paths():
-        source = batches.searched(path).resolve()
+        source = searched(path).resolve()
         if source in (sink, *sink.parents):
             raise JobError(f"{place.sink} lies inside the source; name a folder beside it", ("sink", "path"))
         if source in (work, *work.parents):

@@ -6,6 +6,7 @@ import io
 import json
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any, get_args, get_type_hints
 
@@ -59,12 +60,14 @@ class States:
         whole = xxhash.xxh3_128(whole).digest() + whole
         if isinstance(self.folder, Remote):
             (self.folder / name).write_bytes(whole)
-        else:
+            self.used.add(name)
+            return
+        with suppress(OSError):  # what cannot be kept is asked again
             self.folder.mkdir(parents=True, exist_ok=True)
             part = self.folder / f"{name}.{os.getpid()}.part"
             part.write_bytes(whole)
             os.replace(part, self.folder / name)
-        self.used.add(name)
+            self.used.add(name)
 
     def forget(self) -> None:
         """Removes what was not used."""

@@ -14,10 +14,11 @@ from typing import Any
 import polars as pl
 import pyarrow.parquet as pq
 
-from attention_core.batches import Batch, reading, searched
+from attention_core.batches import Batch, reading
 from attention_core.errors import JobError
 from attention_core.job import Job
 from attention_core.run import Run
+from attention_core.search import searched
 from attention_core.stores import Where, arrow
 from flows.show import cell
 from flows.summary import counted, number

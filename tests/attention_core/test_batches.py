@@ -10,8 +10,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from attention_core import batches
-from attention_core.batches import Batch, find, natural
+from attention_core.batches import Batch
 from attention_core.errors import DataError, JobError
+from attention_core.search import find, natural
 
 
 def touch(folder, *names):

@@ -503,6 +503,51 @@ def test_an_interrupted_publish_is_finished_where_all_outputs_are_in_their_place
     assert folder.run().written == 0 and not (work / "journal.json").exists()
 
 
+def test_what_was_staged_for_nothing_is_swept(folder):
+    folder.job().put("a.parquet", [1, 6])
+    folder.run()
+    folder.put("b.parquet", [7])
+    folder.job(expect={"x": {"max": {"max": 1}}})
+    with pytest.raises(ExpectationMissed):
+        folder.run()
+    work = folder.path / "out.farol"
+    assert list((work / "staging").rglob("*.staged"))
+    (folder.path / "in/b.parquet").unlink()
+    folder.job()
+    assert folder.run().plan.nothing and not (work / "staging").exists()
+    assert len(list((work / "statistics").iterdir())) == 1
+
+
+@pytest.mark.parametrize(
+    "journal",
+    ["", "[]", "{}", '{"moves": [], "removes": ["../in/a.parquet"], "tables": [], "run": "1", "published": {}}'],
+)
+def test_a_damaged_journal_is_an_error_and_does_nothing(folder, journal):
+    folder.job().put("a.parquet", [1, 6])
+    folder.run()
+    (folder.path / "out.farol/journal.json").write_text(journal)
+    with pytest.raises(DataError, match="journal.json: is damaged; move it away"):
+        folder.run()
+    assert (folder.path / "in/a.parquet").exists() and sorted(folder.held()) == ["a.parquet"]
+
+
+@pytest.mark.parametrize("published", ["", "[]", '{"batches": 3}', "null"])
+def test_what_was_published_may_be_lost(folder, published):
+    folder.job(SOFTMAX).put("a.parquet", [1, 6])
+    folder.run()
+    (folder.path / "out.farol/published.json").write_text(published)
+    folder.run()
+    assert folder.run().plan.nothing
+
+
+def test_a_state_or_a_record_that_cannot_be_kept_fails_no_run(folder, monkeypatch):
+    folder.job(SOFTMAX).put("a.parquet", [1, 6])
+    folder.path.joinpath("out.farol").mkdir()
+    for name in ("states", "runs"):
+        (folder.path / "out.farol" / name).write_text("a file, where a folder should be")
+    assert folder.run().written == 1 and folder.run().plan.nothing
+
+
 def test_what_is_staged_already_is_not_written_again(folder, monkeypatch):
     folder.job(expect={"x": {"max": {"max": 1}}}).put("a.parquet", [1, 6])
     folder.put("b.parquet", [1])

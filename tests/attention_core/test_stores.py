@@ -17,7 +17,7 @@ import pytest
 from test_hold import stopped_writer
 from test_run import DOUBLE, EVERY, ROOT, SOFTMAX, Folder, bits, frame, table_bits
 
-from attention_core import batches, hold, stores
+from attention_core import batches, hold, search, stores
 from attention_core.attention import attend
 from attention_core.errors import DataError, FarolError, JobError, SinkBusy
 from attention_core.run import opened
@@ -152,7 +152,7 @@ def test_a_source_is_a_key_a_folder_a_glob_or_several(bucket):
         (bucket / name).write_bytes(b"")
 
     def found(*paths):
-        return [(b.name, str(b.path.relative_to(bucket)), dict(b.partitions)) for b in batches.find([*paths])]
+        return [(b.name, str(b.path.relative_to(bucket)), dict(b.partitions)) for b in search.find([*paths])]
 
     one, two = ("m=1/a.parquet", "in/m=1/a.parquet", {"m": 1}), ("m=2/b c.parquet", "in/m=2/b c.parquet", {"m": 2})
     assert found(f"{bucket}/in") == found(f"{bucket}//in/") == found(f"{bucket}/in/**/*.parquet") == [one, two]
