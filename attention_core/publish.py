@@ -177,8 +177,9 @@ class Place(Generic[P]):
     def keep_finished(self, unfinished: P, name: str) -> None:
         """Marks an output as whole."""
         if isinstance(unfinished, Path):
-            os.replace(unfinished, self.staged(name))
-            _sync(unfinished.parent)
+            with writing(unfinished):  # who was replaced finds it gone
+                os.replace(unfinished, self.staged(name))
+                _sync(unfinished.parent)
 
     def publish(
         self,
