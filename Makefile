@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN = .venv/bin
 
-.PHONY: demo test lint bench story
+.PHONY: demo test stress lint bench story
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -14,7 +14,11 @@ demo: .venv/installed
 	@$(BIN)/farol run data/flights/job.yaml
 
 test: .venv/installed
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -n 2 --dist worksteal
+
+stress: .venv/installed
+	$(BIN)/python -m tests.stress.resume
+	$(BIN)/python -m tests.stress.fuzz
 
 lint: .venv/installed
 	$(BIN)/ruff check .
