@@ -6,8 +6,9 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from prefect.artifacts import create_markdown_artifact
+from prefect.artifacts import create_markdown_artifact, create_progress_artifact, update_progress_artifact
 
+from flows.progress import Pace
 from flows.summary import CHANGES, HEADERS, changes, headline, measures, missing, printable, table
 
 if TYPE_CHECKING:
@@ -16,11 +17,36 @@ if TYPE_CHECKING:
 
 def show(record: Mapping[str, Any], report: Report | None = None) -> None:
     """Keeps the summary of a run and its weight health under the job's name, so that the UI has their history."""
-    key = "farol-" + (re.sub(r"[^a-z0-9]+", "-", record["job"].lower()).strip("-") or "job")
+    key = f"farol-{keyed(record['job'])}"
     job = printable(record["job"])
     create_markdown_artifact(markdown(record), key=key, description=f"Attention weights of {job}")
     if report is not None:
         create_markdown_artifact(health(report), key=f"{key}-weights", description=f"Weight health of {job}")
+
+
+def keyed(job: str) -> str:
+    """A job's name as the keys of artifacts and the ids of resources are written."""
+    return re.sub(r"[^a-z0-9]+", "-", job.lower()).strip("-") or "job"
+
+
+class Progress:
+    """How far a run is, as an artifact that is written again where it has changed."""
+
+    def __init__(self, job: str, pace: Pace) -> None:
+        self.pace, self.told = pace, (0.0, f"{printable(job)} begins")
+        key = f"farol-{keyed(job)}-progress"
+        self.id: Any = create_progress_artifact(0.0, key=key, description=self.told[1])
+
+    def update(self) -> None:
+        """Writes it down, if there is anything new to say."""
+        now = round(100 * self.pace.share(), 1), self.pace.line()
+        if self.pace.what and now != self.told:
+            self.told = now
+            update_progress_artifact(self.id, *now)
+
+    def end(self) -> None:
+        """Writes down that all is done."""
+        update_progress_artifact(self.id, 100.0, "done")
 
 
 def markdown(record: Mapping[str, Any]) -> str:

@@ -2,33 +2,41 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import signal
 import threading
 import time
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import polars as pl
 from prefect import flow, get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
+from prefect.client.schemas.objects import State
+from prefect.concurrency.sync import concurrency
 from prefect.context import FlowRunContext
 from prefect.settings import PREFECT_API_URL, PREFECT_SERVER_ALLOW_EPHEMERAL_MODE
+from prefect.states import Cancelled
 from prefect.task_runners import ThreadPoolTaskRunner
 from pydantic import BaseModel, ConfigDict, Field
 
 from attention_core.batches import Batch
-from attention_core.errors import FarolError
+from attention_core.errors import ExpectationMissed, FarolError, Stopped
 from attention_core.plan import Plan
 from attention_core.run import Run, execute, opened
 from attention_core.work import patiently, threads
-from flows.artifacts import show
+from flows.artifacts import Progress, show
+from flows.events import missed, published
+from flows.progress import Each, Pace, every
 from flows.summary import counted, headline, planned
 
 if TYPE_CHECKING:
+    from uuid import UUID
+
     from flows.report import Report
 
 T = TypeVar("T")
@@ -36,42 +44,136 @@ R = TypeVar("R")
 
 MOST_TASKS = 150  # Prefect's own cost is 5 ms a task, and its graph stops opening at some hundreds
 RECORDED_WITHIN = 15.0  # seconds; the rows are published by then, only the history is not yet whole
+SECONDS_A_LOG = 10.0
+GPU = "farol-gpu"  # a global concurrency limit: how many runs may use a GPU at once
 
 OPENED: ContextVar[tuple[Run, Plan] | None] = ContextVar("opened", default=None)  # a job file is read once a run
 
 
 class Options(BaseModel):
-    """What a run is started with; the form in Prefect's UI."""
+    """What a run may do otherwise than its job file says; the form of a custom run in Prefect's UI."""
 
     model_config = ConfigDict(extra="forbid")
 
-    job: str = Field(title="Job file", description="Path of the YAML file, as the machine that runs it sees it")
     full: bool = Field(default=False, title="Full", description="Do all batches again, also those that are done")
-    redo: str = Field(default="", title="Redo", description="Do batches again whose name matches this glob")
-    overrides: dict[str, str] = Field(
-        default_factory=dict, title="Overrides", description="Entries of the job file by dotted path: sink.path, ..."
+    redo: str = Field(
+        default="", title="Redo", description="Do batches again whose name matches this glob, as in month=03/*"
+    )
+    device: Literal["as in the job file", "auto", "cpu", "cuda"] = Field(
+        default="as in the job file", title="Device", description="Where the arithmetic runs"
+    )
+    workers: int = Field(
+        default=0,
+        ge=0,
+        title="Workers",
+        description="Batches at once; 0: as in the job file. The results do not change",
+    )
+    chunk_rows: int = Field(
+        default=0,
+        ge=0,
+        title="Chunk rows",
+        description="Rows on the device at once; 0: as in the job file. The results do not change",
+    )
+    set: dict[str, str] = Field(
+        default_factory=dict,
+        title="Set",
+        description='Other entries of the job file by dotted path, as in {"sink.path": "/data/out"}',
     )
 
+    def overrides(self) -> list[str]:
+        """The entries of the job file that are another."""
+        own = self.model_dump(include={"device", "workers", "chunk_rows"}, exclude_defaults=True)
+        return [f"{entry}={value}" for entry, value in {**self.set, **own}.items()]
 
-@flow(name="farol", flow_run_name="{options.job}", persist_result=False)
-def attend(options: Options) -> dict[str, Any]:
-    """Puts attention on the batches of a job that are new or changed; returns the run record."""
+
+AS_IN_THE_JOB = Options()
+
+
+@flow(name="farol", flow_run_name="{job}", persist_result=False)
+def attend(job: str, options: Options = AS_IN_THE_JOB) -> dict[str, Any] | State[Any]:
+    """Puts attention on the batches of a job that are new or changed; returns the run record.
+
+    Args:
+        job: Path of the YAML file, as the machine that runs it sees it. It is read afresh at each run
+        options: What this run does otherwise than the job file says
+    """
     log = get_run_logger()
-    overrides = [f"{entry}={value}" for entry, value in options.overrides.items()]
-    run, plan = OPENED.get() or _opened(options.job, overrides)
+    run, plan = OPENED.get() or _opened(job, options.overrides())
+    _name(run.job.name)
     log.info("%s: %s; %s", run.job.name, planned(plan.counts()), counted(plan.passes, "fitting pass"))
-    steps = Tasks(run)
+    pace = Pace(run.batches, plan.passes)
+    run = run.watched(Each(run.watch, pace))
+    steps = Tasks(run, pace)
+    cancelled = threading.Event()
     try:
-        outcome = execute(run, options.full, options.redo or None, steps, plan)
+        with _told(run, pace, cancelled), steps.gpu:
+            outcome = execute(run, options.full, options.redo or None, steps, plan)
         record = outcome.plain()
         log.info("%s; %s", headline(record), run.place.sink)
-        report = _drawn(run) if outcome.written or not outcome.plan.nothing else None
-        if report is not None:
-            record["report"] = str(report.path)
+        if outcome.written or not outcome.plan.nothing:
+            report = _drawn(run)
+            if report is not None:
+                record["report"] = str(report.path)
+            published(record)
+        else:
+            report = None
         show(record, report)
+    except ExpectationMissed as error:
+        missed(run.job.name, None if run.rowless else str(run.place.sink), error)
+        raise
+    except Stopped:
+        if not cancelled.is_set():
+            raise
+        return Cancelled(message="the sink is as it was, and the next run goes on from here")
     finally:
         _wait_until_recorded(steps.started)
     return record
+
+
+def _name(job: str) -> None:
+    """Names the run after the job and the day that it was due."""
+    context = FlowRunContext.get()
+    if context is None or context.flow_run is None:
+        return
+    due = context.flow_run.expected_start_time
+    day = (due or dt.datetime.now(dt.UTC)).astimezone().date()
+    with get_client(sync_client=True) as client:
+        client.set_flow_run_name(context.flow_run.id, f"{job} {day}")
+
+
+@contextmanager
+def _told(run: Run, pace: Pace, cancelled: threading.Event) -> Iterator[None]:
+    """Tells Prefect how far the run is, and the run whether somebody cancelled it.
+
+    A runner or worker ends the process of a run that is cancelled; where there is none, as with `farol run`, nobody
+    would tell it.
+    """
+    context, log = FlowRunContext.get(), get_run_logger()
+    flow_run = None if context is None else context.flow_run
+    alone = flow_run is not None and flow_run.deployment_id is None and bool(PREFECT_API_URL.value())
+    progress = Progress(run.job.name, pace)
+    told = time.monotonic()
+
+    def tell() -> None:
+        nonlocal told
+        with suppress(Exception):  # the server is away: the work goes on
+            progress.update()
+            if time.monotonic() - told >= SECONDS_A_LOG:
+                told = time.monotonic()
+                log.info(pace.line())
+            if alone and flow_run is not None and _is_cancelled(flow_run.id):
+                cancelled.set()
+                run.stop.set()
+
+    with every(1.0, tell):
+        yield
+    progress.end()
+
+
+def _is_cancelled(flow_run: UUID) -> bool:
+    with get_client(sync_client=True) as client:
+        state = client.read_flow_run(flow_run).state
+    return state is not None and (state.is_cancelling() or state.is_cancelled())
 
 
 def _opened(job: str, overrides: list[str]) -> tuple[Run, Plan]:
@@ -117,22 +219,34 @@ def start_server() -> None:
 class Tasks:
     """One task a step, and for applying one a batch or a group of small ones; tasks hand no data to each other."""
 
-    def __init__(self, run: Run) -> None:
-        self.run, self.here, self.started = run, threads(run.workers, run.watch, run.stop), 0
+    def __init__(self, run: Run, pace: Pace) -> None:
+        self.run, self.pace, self.here, self.started = run, pace, threads(run.workers, run.watch, run.stop), 0
+        self.gpu, self.waited = ExitStack(), False
 
     def __call__(self, what: str, work: Callable[[T], R], items: Sequence[T]) -> list[R]:
+        if what != "hash":
+            self._wait_for_the_gpu()
         if what == "apply":
-            return self._apply(work, items)
-        found: list[R] = []
-        self._task(what, lambda: found.extend(self.here(what, work, items)))()
+            found = self._apply(work, items)
+        else:
+            found = []
+            self._task(what, lambda: found.extend(self.here(what, work, items)))()
+        get_run_logger().info(self.pace.line())
         return found
+
+    def _wait_for_the_gpu(self) -> None:
+        """Takes a slot of the limit, if there is one, until the work ends: GPU memory that is freed stays its own."""
+        if self.run.look.device.type == "cuda" and not self.waited:
+            self.waited = True
+            self.gpu.enter_context(concurrency(GPU, raise_on_lease_renewal_failure=False))
 
     def _apply(self, work: Callable[[Any], R], items: Sequence[Any]) -> list[R]:
         self.run.watch.begin("apply", len(items))
         found: dict[str, R] = {}
+        runner: ThreadPoolTaskRunner[None]
         with ThreadPoolTaskRunner(max_workers=self.run.workers) as runner:
             futures = [
-                runner.submit(self._task(_title(group), self._each_of(group, work, found)), parameters={})
+                runner.submit(self._task(f"apply {_names(group)}", self._each_of(group, work, found)), parameters={})
                 for group in groups(items)
             ]
             try:
@@ -147,11 +261,14 @@ class Tasks:
 
     def _each_of(self, group: Sequence[Batch], work: Callable[[Any], R], found: dict[str, R]) -> Callable[[], None]:
         def do() -> None:
+            began, rows = time.monotonic(), 0
             try:
                 for batch in group:
                     found[batch.name] = patiently(work, self.run.stop)(batch)
                     self.run.watch.batch(batch.name)
-                    get_run_logger().info("%s is staged", batch.name)
+                    rows += getattr(found[batch.name], "rows", 0)
+                seconds = time.monotonic() - began
+                get_run_logger().info("%s: %s rows, %s rows/s", _names(group), f"{rows:,}", f"{rows / seconds:,.0f}")
             except BaseException:
                 self.run.stop.set()  # at once: who waits for the tasks may be waiting for another
                 raise
@@ -185,9 +302,8 @@ def groups(batches: Sequence[Batch], most: int = MOST_TASKS) -> list[list[Batch]
     return found
 
 
-def _title(group: Sequence[Batch]) -> str:
-    names = group[0].name if len(group) == 1 else f"{group[0].name} to {group[-1].name} ({len(group)})"
-    return f"apply {names}"
+def _names(group: Sequence[Batch]) -> str:
+    return group[0].name if len(group) == 1 else f"{group[0].name} to {group[-1].name} ({len(group)})"
 
 
 def _first(states: Sequence[Any], error: BaseException) -> BaseException:
@@ -207,7 +323,8 @@ def _wait_until_recorded(tasks: int) -> None:
     until = time.monotonic() + RECORDED_WITHIN
     with get_client(sync_client=True) as client:
         while time.monotonic() < until:
-            states = [t.state for t in client.read_task_runs(flow_run_filter=this, limit=200)]
+            pages = (client.read_task_runs(flow_run_filter=this, limit=200, offset=n) for n in range(0, tasks, 200))
+            states = [task.state for page in pages for task in page]
             if sum(1 for state in states if state is not None and state.is_final()) >= tasks:
                 return
             time.sleep(0.1)

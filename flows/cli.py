@@ -31,6 +31,7 @@ QUIET = {
     "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
     "PREFECT_SERVER_LOGGING_LEVEL": "CRITICAL",
     "PREFECT_LOGGING_EXTRA_LOGGERS": "farol",
+    "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",  # seconds; an automation shows a run that gives none as crashed
 }
 
 app = App(
@@ -41,6 +42,7 @@ app = App(
     version=lambda: metadata.version("farol"),
     version_flags=["--version"],
 )
+app.register_install_completion_command(help="Teaches the shell to complete farol: bash, zsh or fish.")
 
 Sets = Annotated[
     tuple[str, ...],
@@ -243,7 +245,7 @@ def serve(
     if not _server():
         fix = "prefect server start, then prefect config set PREFECT_API_URL=http://127.0.0.1:4200/api"
         raise JobError(f"serve shows its runs in a Prefect server, and none is set: {fix}")
-    _quietly()
+    _quietly(console=True)
     from flows.schedule import serve_all
 
     serve_all(named, cron, timezone, _pairs(set))
@@ -287,23 +289,33 @@ def _complain(message: str, status: int) -> int:
 def _flow(job: Path, full: bool, redo: str | None, overrides: list[str], opening: Run, plan: Plan) -> dict[str, Any]:
     _quietly()
     _interruptible()
+    from prefect.exceptions import CancelledRun
+
+    from attention_core.errors import Stopped
     from flows.attend import OPENED, Options, attend, start_server
+    from flows.progress import lines
     from flows.show import Bar, err
 
     if sys.stderr.isatty():
         err.print("starting Prefect ...", end="\r")
-    with Bar() as bar:
-        token = OPENED.set((opening.watched(bar), plan))
+    with Bar() if sys.stderr.isatty() else lines() as watch:
+        token = OPENED.set((opening.watched(watch), plan))
         try:
             start_server()
-            return attend(Options(job=str(job), full=full, redo=redo or "", overrides=_pairs(overrides)))
+            record = attend(str(job), Options(full=full, redo=redo or "", set=_pairs(overrides)))
+        except CancelledRun as error:
+            raise Stopped(f"cancelled in Prefect; {error}") from None
         finally:
             OPENED.reset(token)
+    assert isinstance(record, dict)
+    return record
 
 
-def _quietly() -> None:
+def _quietly(console: bool = False) -> None:
+    """Sets Prefect for a command line; `console`: with its log, as for a service."""
     for name, value in QUIET.items():
-        os.environ.setdefault(name, value)
+        if not (console and name == "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL"):
+            os.environ.setdefault(name, value)
 
 
 def _interruptible() -> None:

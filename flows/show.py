@@ -142,8 +142,11 @@ def frame(rows: pl.DataFrame, added: Iterable[str]) -> None:
 
 def _print(drawn: Table) -> None:
     """A table in its full width: the terminal may wrap it, but no number is cut."""
-    width = max(out.width, Console(width=10_000, markup=False, emoji=False).measure(drawn).maximum)
-    out.print(drawn, width=width, crop=False, soft_wrap=True)
+    wide = Console(width=10_000, markup=False, emoji=False)
+    if (needed := wide.measure(drawn).maximum) <= out.width:
+        out.print(drawn)
+    else:
+        Console(file=out.file, width=needed, highlight=False, markup=False, emoji=False).print(drawn, crop=False)
 
 
 def cell(value: object) -> str:

@@ -92,3 +92,18 @@ def folder(tmp_path, monkeypatch, capsys):
     it.data(x=[1, 6, 3, 7, 2, 5, 9])
     it.data("b.parquet", x=[8])
     return it
+
+
+@pytest.fixture
+def refused(folder):
+    """What is said where a call is refused, in one line, and nothing is written."""
+
+    def one(status, *arguments):
+        before = folder.files()
+        ended, out, err = folder.farol(*arguments)
+        assert (ended, out) == (status, ""), err
+        assert err.startswith("farol: ") and err.count("\n") == 1, err
+        assert folder.files() == before
+        return err.removeprefix("farol: ").strip()
+
+    return one

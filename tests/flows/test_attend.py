@@ -1,16 +1,23 @@
 """The flow: its tasks, what it leaves in Prefect's history, what it returns, and how it fails."""
 
+import datetime as dt
 import threading
 import time
+from contextlib import contextmanager
+from types import SimpleNamespace
 
 import polars as pl
 import pytest
+from prefect import flow
 
+import flows.attend
+import flows.events
 from attention_core.batches import Batch
-from attention_core.errors import DataError, FarolError
+from attention_core.errors import DataError, ExpectationMissed, FarolError
 from attention_core.run import Run, opened, run
 from attention_core.work import Watch
-from flows.attend import MOST_TASKS, OPENED, Options, attend, groups
+from flows.attend import MOST_TASKS, OPENED, Options, Tasks, attend, groups
+from flows.progress import Pace
 
 pytestmark = pytest.mark.usefixtures("server")
 FITTED = "{kind: threshold, above: 5}", "zscore"
@@ -26,7 +33,7 @@ def batches(tmp_path, *sizes):
 
 
 def ran(**options):
-    return attend(Options(job="job.yaml", **options))
+    return attend("job.yaml", Options(**options))
 
 
 def history():
@@ -74,6 +81,7 @@ def test_a_run_returns_its_record_and_leaves_its_history(folder):
 
     flow_run, tasks = history()
     assert flow_run.state.is_completed()
+    assert flow_run.name == f"demo {dt.date.today()}"
     expected = ["hash", "fit, pass 1", "fit, pass 2", "apply a.parquet", "apply b.parquet"]
     assert sorted(tasks) == sorted(expected)
     assert set(tasks.values()) == {"COMPLETED"}
@@ -82,6 +90,8 @@ def test_a_run_returns_its_record_and_leaves_its_history(folder):
 
     artifact = Artifact.get("farol-demo")
     assert "| high | 8 | 0 |" in artifact.data and "2 batches, 8 rows" in artifact.data
+    assert f"The report is `{record['report']}`" in artifact.data
+    assert Artifact.get("farol-demo-progress").data == 100.0
 
 
 def test_the_flow_gives_what_the_core_gives(folder):
@@ -94,13 +104,88 @@ def test_the_flow_gives_what_the_core_gives(folder):
 
 def test_options(folder):
     other = {"sink.path": "other"}
-    assert ran(overrides=other)["sink"] == str(folder.path / "other")
-    assert ran(overrides=other, full=True)["batches"] == 2
+    assert ran(set=other)["sink"] == str(folder.path / "other")
+    assert ran(set=other, full=True)["batches"] == 2
+    assert ran(set=other, redo="b*", workers=1, chunk_rows=2, device="cpu")["batches"] == 1
 
 
-def test_unknown_options_are_refused(folder):
-    with pytest.raises(ValueError, match="ful"):
-        Options(job="job.yaml", ful=True)
+def test_options_stand_for_entries_of_the_job():
+    assert Options().overrides() == []
+    given = Options(set={"sink.path": "out"}, device="cuda", workers=2, chunk_rows=10)
+    assert given.overrides() == ["sink.path=out", "device=cuda", "workers=2", "chunk_rows=10"]
+
+
+@pytest.mark.parametrize("wrong", [{"ful": True}, {"workers": -1}, {"chunk_rows": "many"}, {"device": "tpu"}])
+def test_wrong_options_are_refused(wrong):
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        Options(**wrong)
+
+
+def test_the_job_file_is_read_afresh_at_each_run(folder):
+    ran()
+    folder.job("high: 2.0", "high: 3.0")
+    assert ran()["weights"]["high_weight"]["max"] == 3.0
+
+
+@pytest.fixture
+def events(monkeypatch):
+    """What is told to Prefect's automations: event, resource, payload."""
+    told = []
+    emit = flows.events.emit_event
+
+    def emitted(event, resource, payload):
+        told.append((event, resource["prefect.resource.id"], payload))
+        assert emit(event, resource, payload=payload) is not None
+
+    monkeypatch.setattr(flows.events, "emit_event", emitted)
+    return told
+
+
+def test_what_is_published_is_told(folder, events):
+    record = ran()
+    ran()  # nothing is new
+    ((event, resource, payload),) = events
+    assert (event, resource) == ("farol.run.published", "farol.job.demo")
+    assert payload == {n: record[n] for n in ("job", "sink", "tables", "batches", "rows", "seconds", "report")}
+
+
+def test_what_is_missed_is_told(folder, events):
+    folder.job(more="expect:\n  high: {mean: {max: 1.2}}\n  source: {rows: {min: 100}}\n")
+    with pytest.raises(ExpectationMissed):
+        ran()
+    ((event, resource, payload),) = events
+    assert (event, resource) == ("farol.expectation.missed", "farol.job.demo")
+    assert payload == {
+        "job": "demo",
+        "sink": str(folder.path / "out"),
+        "missed": ["high_weight: mean is 1.5, not at most 1.2", "source: rows is 8, not at least 100"],
+    }
+
+
+@pytest.mark.parametrize(("device", "taken"), [("cuda", ["farol-gpu"]), ("cpu", [])])
+def test_a_gpu_is_waited_for_once_a_run_and_not_to_hash(monkeypatch, device, taken):
+    names = []
+
+    @contextmanager
+    def limit(name, **_):
+        names.append(name)
+        yield
+
+    monkeypatch.setattr(flows.attend, "concurrency", limit)
+    run = SimpleNamespace(
+        look=SimpleNamespace(device=SimpleNamespace(type=device)), workers=1, watch=Watch(), stop=threading.Event()
+    )
+
+    @flow
+    def steps():
+        tasks = Tasks(run, Pace())
+        tasks("hash", str, [1])
+        assert names == []
+        assert tasks("fit, pass 1", str, [1, 2]) == tasks("fit, pass 2", str, [1, 2]) == ["1", "2"]
+        tasks.gpu.close()
+
+    steps()
+    assert names == taken
 
 
 def test_braces_in_names_do_no_harm(folder):

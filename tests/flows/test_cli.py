@@ -28,21 +28,6 @@ ZSCORE = "{kind: threshold, above: 5}", "zscore"
 
 
 @pytest.fixture
-def refused(folder):
-    """What is said where a call is refused, in one line, and nothing is written."""
-
-    def one(status, *arguments):
-        before = folder.files()
-        ended, out, err = folder.farol(*arguments)
-        assert (ended, out) == (status, ""), err
-        assert err.startswith("farol: ") and err.count("\n") == 1, err
-        assert folder.files() == before
-        return err.removeprefix("farol: ").strip()
-
-    return one
-
-
-@pytest.fixture
 def failed(folder, server):
     """What is said where a run fails over its data: nothing is published, and what was there stays."""
 
@@ -415,72 +400,3 @@ def test_a_reader_that_goes_away_is_no_error(folder):
     process.stdout.close()
     assert process.stderr.read() == ""
     assert process.wait(30) == 1
-
-
-# serve
-
-
-@pytest.fixture
-def served(monkeypatch, server):
-    """The deployments that a call would serve."""
-    import flows.schedule
-
-    found = []
-    monkeypatch.setattr(flows.schedule, "serve", lambda *deployments, **how: found.append((deployments, how)))
-    monkeypatch.setenv("PREFECT_API_URL", server)
-    return found
-
-
-def test_serve_makes_a_deployment_of_each_job(folder, served):
-    text = (folder.path / "job.yaml").read_text()
-    (folder.path / "other.yaml").write_text(text.replace("demo", "other"))
-    how = "--cron", "30 2 * * 1-5", "--timezone", "Europe/Lisbon", "--set", "workers=2"
-    assert folder.farol("serve", "job.yaml", "other.yaml", *how) == (0, "", "")
-    ((deployments, how),) = served
-    assert how == {"limit": 1}
-    assert [d.name for d in deployments] == ["demo", "other"]
-    for deployment, name in zip(deployments, ("job.yaml", "other.yaml"), strict=True):
-        assert deployment.flow_name == "farol"
-        assert deployment.parameters == {"options": {"job": str(folder.path / name), "overrides": {"workers": "2"}}}
-        (schedule,) = deployment.schedules
-        assert (schedule.schedule.cron, schedule.schedule.timezone) == ("30 2 * * 1-5", "Europe/Lisbon")
-        assert deployment.concurrency_limit == 1
-
-
-def test_serve_keeps_the_time_of_its_zone_or_utc(folder, served):
-    assert folder.farol("serve", "job.yaml", "--cron", "0 2 * * *")[0] == 0
-    assert served[0][0][0].schedules[0].schedule.timezone == "UTC"
-
-
-@pytest.mark.parametrize("cron", ["soon", "", "0 25 * * *", "* * *"])
-def test_a_schedule_that_is_none(refused, served, cron):
-    said = refused(2, "serve", "job.yaml", "--cron", cron)
-    assert said.startswith(f"--cron {cron!r}: ") and said.endswith("an example is '0 2 * * *'")
-    assert not served
-
-
-@pytest.mark.parametrize("zone", ["Lisbon", "Europe", "", "/etc/localtime", "../x", "a\nb"])
-def test_a_time_zone_that_is_none(refused, served, zone):
-    said = refused(2, "serve", "job.yaml", "--cron", "0 2 * * *", "--timezone", zone)
-    assert said == f"--timezone {zone!r}: no such time zone; an example is Europe/Lisbon"
-    assert not served
-
-
-def test_serve_refuses_a_wrong_job_before_it_starts(folder, refused, served):
-    folder.job("path: in", "path: im")
-    assert refused(2, "serve", "job.yaml", "--cron", "0 2 * * *").startswith("job.yaml:2:16: ")
-    assert not served
-
-
-def test_serve_refuses_two_jobs_of_one_name(refused, served):
-    said = refused(2, "serve", "job.yaml", "job.yaml", "--cron", "0 2 * * *")
-    assert said == "two of these jobs have the same name; deployments are told apart by it"
-    assert not served
-
-
-def test_serve_needs_a_job(refused, served):
-    assert refused(2, "serve", "--cron", "0 2 * * *").startswith("serve needs a job file")
-
-
-def test_serve_needs_a_server(refused):
-    assert "prefect server start" in refused(2, "serve", "job.yaml", "--cron", "0 2 * * *")
