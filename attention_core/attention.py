@@ -21,7 +21,7 @@ from attention_core.contract import conclude, together
 from attention_core.devices import CPU, ahead, cores, halving, moved, rows_at_once
 from attention_core.errors import DataError, FarolError, JobError, Stopped
 from attention_core.frozen import holds, replaced
-from attention_core.head import Ask, Attended, Head, Known, Notice
+from attention_core.head import Ask, Attended, Head, Known, Notice, needs
 from attention_core.job import Rule
 from attention_core.jobfile import checked
 from attention_core.selection import Cut, Position
@@ -149,15 +149,21 @@ class Look:
 
     def _makers(self, columns: Iterable[str]) -> list[Head]:
         """The heads that make any of these columns, and those that they look at."""
-        needs, named = _needs(self.heads), set(columns)
+        before, named = needs(self.heads), set(columns)
         direct = {h.weights[0] for h in self.heads if named.intersection(h.adds())}
-        wanted = direct.union(*(needs[name] for name in direct))
+        wanted = direct.union(*(before[name] for name in direct))
         return [h for h in self.heads if h.weights[0] in wanted]
 
     def _above(self, part: Part, columns: Iterable[str], statistics: Statistics) -> Any:
         """The identity of what these columns depend on beside the part's own."""
         before = self._makers(columns)
-        return tuple((h.teaching(), statistics.of(h, self.keys(part, h, statistics))) for h in before)
+        known = (statistics.of(h, self.keys(part, h, statistics)) for h in before)
+        return tuple((h.making(), self.seen(part, h, k)) for h, k in zip(before, known, strict=True))
+
+    def seen(self, part: Part, head: Head, known: Any) -> Any:
+        """What is known, with positions as a part's rows see them: parts that come before do not move them."""
+        first = self.first(part, head)
+        return replaced(known, Cut, lambda cut: cut.seen_from(first, MOST_OF_A_PART))
 
     def attended(
         self,
@@ -231,7 +237,7 @@ class Look:
         if self.states.folder is None:
             return ""
         own, first = self.inputs.get(part.name, NO_INPUT), self.first(part, ask.head)
-        concluded = replaced(ask.concluded, Cut, lambda cut: cut.seen_from(first, MOST_OF_A_PART))
+        concluded = self.seen(part, ask.head, ask.concluded)
         where = first if holds(ask.question, Position) else None
         above = self._above(part, ask.head.columns(), statistics)
         return name_of(own.id, "state", ask.head.teaching(), concluded, ask.question, where, above)
@@ -315,7 +321,7 @@ def fit(look: Look, each: Callable[[Callable[[Part], Any]], list[Any]], before: 
         return tuple(_merged(ask.head, answers, keys) for ask, answers in zip(asks, columns, strict=True))
 
     fits = {head.weights[0]: head.fit() for head in look.heads if head.weights[0] not in before.known}
-    return Statistics(known=conclude(together(fits, _needs(look.heads), before.known), ask), keys=dict(keys))
+    return Statistics(known=conclude(together(fits, needs(look.heads), before.known), ask), keys=dict(keys))
 
 
 def pooling(heads: Sequence[Head]) -> list[Head]:
@@ -536,16 +542,6 @@ def _rule(i: int, rule: Rule | Mapping[str, Any]) -> Rule:
     if isinstance(rule, Rule):
         return rule
     return checked(rule, Rule, f"attention[{i}]")
-
-
-def _needs(heads: Sequence[Head]) -> dict[str, set[str]]:
-    """For each head, by its first weight column, the heads whose columns it looks at, and theirs."""
-    maker = {column: head.weights[0] for head in heads for column in head.adds()}
-    needs: dict[str, set[str]] = {}
-    for head in heads:
-        direct = {maker[c] for c in head.reads() if c in maker}
-        needs[head.weights[0]] = direct.union(*(needs[d] for d in direct))
-    return needs
 
 
 def _local(ask: Ask, segments: pl.DataFrame | None, statistics: Statistics) -> Ask:

@@ -73,7 +73,9 @@ def _feed(value: Any, into: hashlib.blake2b) -> None:
         case pl.DataFrame():
             into.update(str(value.schema).encode())
             for column in value.iter_columns():
-                into.update(repr(column.to_list()).encode(errors="surrogatepass"))
+                into.update(
+                    repr(column.to_physical().to_list()).encode(errors="surrogatepass")
+                )  # Python drops nanoseconds
         case dict():
             for key in sorted(value):
                 into.update(str(key).encode() + b":")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Mapping
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -355,9 +355,23 @@ class Head(Frozen):
         """The identity of what decides what the head comes to know, and who then gets which weight."""
         return digest((self.key, self.over, self.kinds, self.mask, self.teaches, self.missing))
 
+    def making(self) -> str:
+        """The identity of what decides its columns, once it knows what it knows."""
+        return digest((self.teaching(), self.weights, self.values, self.pool))
+
     def asks(self) -> bool:
         """Whether anything must be known of the scope before the first row is written."""
         return self.over != "row" and any(next(kind.fit(), None) is not None for kind in self.kinds)
+
+
+def needs(heads: Sequence[Head]) -> dict[str, set[str]]:
+    """For each head, by its first weight column, the heads whose columns it looks at, and theirs."""
+    maker = {column: head.weights[0] for head in heads for column in head.adds()}
+    found: dict[str, set[str]] = {}
+    for head in heads:
+        direct = {maker[c] for c in head.reads() if c in maker}
+        found[head.weights[0]] = direct.union(*(found[d] for d in direct))
+    return found
 
 
 def _true(frame: pl.DataFrame, sql: str) -> Tensor:
@@ -380,4 +394,4 @@ def _joined(masks: list[Tensor | None], n: int, *, default: bool) -> Tensor | No
     return torch.stack([full if m is None else m for m in masks], 1).reshape(-1)
 
 
-__all__ = ["ONE", "Ask", "Head", "Known", "Look", "Over", "column_type", "inner"]
+__all__ = ["ONE", "Ask", "Head", "Known", "Look", "Over", "column_type", "inner", "needs"]

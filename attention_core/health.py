@@ -89,9 +89,8 @@ class Health:
 
     def histogram(self) -> list[tuple[float, float, int]]:
         """The bins that hold weights: from, up to but without, and how many. Four for each power of two; 0 is 0.0."""
-        edges = [(float(number_of(torch.tensor(b << COARSE))), b) for b in sorted(self.settled().bins)]
-        ends = [float(number_of(torch.tensor((b + 1) << COARSE))) for _, b in edges]
-        return [(low, high, self.settled().bins[b]) for (low, b), high in zip(edges, ends, strict=True)]
+        bins = self.settled().bins
+        return [(_edge(b), _edge(b + 1), bins[b]) for b in sorted(bins)]
 
     def summary(self) -> dict[str, float | int | None]:
         """The measures; None where they have no value, as of no weights.
@@ -144,6 +143,12 @@ def _added(a: Mapping[T, int], b: Mapping[T, int]) -> dict[T, int]:
     for what, count in b.items():
         found[what] = found.get(what, 0) + count
     return found
+
+
+def _edge(bin: int) -> float:
+    """Where a bin begins; what lies beyond the infinities is infinite."""
+    edge = float(number_of(torch.tensor(bin << COARSE)))
+    return edge if not math.isnan(edge) else math.copysign(math.inf, bin)
 
 
 def _bin(weight: float) -> int:

@@ -105,12 +105,19 @@ class Place(Generic[P]):
                     return said
         return {}
 
+    def said(self) -> str:
+        """What was published last, word for word; empty where nothing was."""
+        try:
+            return self.published.read_text()
+        except (OSError, ValueError):
+            return ""
+
     def last(self) -> dict[str, Any]:
         """What the last run published; empty where none did."""
         try:
-            told = json.loads(self.published.read_text())
+            told = json.loads(self.said())
             return told if isinstance(told, dict) and SAID <= told.keys() else {}
-        except (OSError, ValueError):
+        except ValueError:
             return {}
 
     def outputs(self) -> list[str]:
@@ -224,7 +231,7 @@ class Place(Generic[P]):
         for name in told["removes"]:
             check()
             self.output(name).unlink(missing_ok=True)
-            folders.add(self.output(name).parent)
+            folders.add(_without_empty(self.output(name).parent, self.sink))
         for folder in folders:
             if folder.is_dir():
                 _sync(folder)
@@ -343,6 +350,14 @@ def _told(journal: Path) -> dict[str, Any]:
 def _outside(name: Any) -> bool:
     """Whether this is no name of a file inside a folder."""
     return not isinstance(name, str) or name.startswith("/") or ".." in name.split("/")
+
+
+def _without_empty(folder: Path, top: Path) -> Path:
+    """Removes folders that are empty, up to the top one; gives the first that stays."""
+    while folder != top and folder.is_dir() and not any(folder.iterdir()):
+        folder.rmdir()
+        folder = folder.parent
+    return folder
 
 
 def _moved(staged: Path, to: Path) -> None:

@@ -24,7 +24,6 @@ import polars as pl
 from attention_core import batches, devices
 from attention_core.attention import (
     APPLY_ROWS,
-    MOST_OF_A_PART,
     NOBODY,
     Input,
     Look,
@@ -41,8 +40,8 @@ from attention_core.attention import (
 from attention_core.batches import Batch
 from attention_core.columns import elements
 from attention_core.errors import DataError, ExpectationMissed, JobError, SinkBusy, Unreadable
-from attention_core.frozen import digest, replaced
-from attention_core.head import Head, Known, Notice, merged
+from attention_core.frozen import digest
+from attention_core.head import Head, Notice, merged
 from attention_core.health import NO_WEIGHTS, Health
 from attention_core.hold import Check
 from attention_core.job import Job
@@ -51,7 +50,6 @@ from attention_core.ledger import Entry, Fingerprint, Footer, compare, pooled_of
 from attention_core.plan import Estimate, Plan, estimated
 from attention_core.publish import Place, write_whole, writing
 from attention_core.search import find
-from attention_core.selection import Cut
 from attention_core.source import agreed, apart, chosen
 from attention_core.states import States
 from attention_core.statistics import NOTHING, Published, Statistics, of_sink, publish
@@ -59,6 +57,7 @@ from attention_core.stores import Remote, Where, at_once
 from attention_core.work import Each, Watch, threads
 
 SPLIT_ROWS = 1 << 20
+FOREIGN = "was not written by Farol, and would be lost; name a folder of its own, or move the file away"
 
 
 @dataclass
@@ -73,6 +72,7 @@ class Run:
     columns: Mapping[str, pl.DataType]  # what rules look at: these, and the folders' instead where both have one
     place: Place[Any]
     given: Published | None = None  # the statistics that are applied, where they are not asked for
+    seen: str = ""  # what was published when this was opened
     stop: threading.Event = field(default_factory=threading.Event)
     watch: Watch = field(default_factory=Watch)
     began: float = field(default_factory=time.time)
@@ -83,6 +83,12 @@ class Run:
     def watched(self, watch: Watch) -> Run:
         """This run, telling another how far it is."""
         return replace(self, watch=watch)
+
+    def current(self) -> Run:
+        """This run, or one over what there is by now, where another has published since it was opened."""
+        if self.place.said() == self.seen:
+            return self
+        return replace(Run.of(self.job, stop=self.stop, watch=self.watch, began=self.began), place=self.place)
 
     def __post_init__(self) -> None:
         self.states = States(self.place.work / "states")
@@ -100,16 +106,17 @@ class Run:
         Raises:
             JobError: where the source, the sink and the rules do not fit each other.
         """
+        place = Place[Any](job.sink.path, job.work(), secrets.token_hex(4))
+        seen = place.said()
         found = find(job.source.paths(), job.source.hive)
         picked = chosen(found, job.source.where)
-        place = Place[Any](job.sink.path, job.work(), secrets.token_hex(4))
         apart(job, place)
         own, picked = agreed(picked, job.source.drift)
         columns = own | dict(picked[0].types)
         heads = resolved(job.attention, columns)
         names = {b.name for b in picked}
         left_out = tuple(b.name for b in found if b.name not in names)
-        run = Run(job, picked, left_out, heads, own, columns, place, _given(job, place, heads), **how)
+        run = Run(job, picked, left_out, heads, own, columns, place, _given(job, place, heads), seen, **how)
         run.output_columns()
         return run
 
@@ -121,8 +128,9 @@ class Run:
     @cached_property
     def options(self) -> str:
         """The identity of what decides how rows are written: the types that all files share among it."""
-        types = tuple((name, str(dtype)) for name, dtype in sorted(self.own.items()))
-        return digest((self.job.sink.options(), self.job.source.drift, types))
+        own, every = (tuple((name, str(dtype)) for name, dtype in t.items()) for t in (self.own, self.columns))
+        folders = tuple(self.batches[0].types)  # whose columns rules see instead of the files' own
+        return digest((self.job.sink.options(), self.job.source.drift, own, every, folders))
 
     @property
     def rowless(self) -> bool:
@@ -179,8 +187,9 @@ class Run:
             else:
                 known = last.get("fitted") == self.given.id
             pairs = zip(entries, same, strict=True)
+            why = "of " + ", ".join(dict.fromkeys(head.rule for head in self.heads if head.asks()))
             entries = [
-                Entry(e.name, "depends on the fit") if e.status == "done" and not (known and one) else e
+                Entry(e.name, "depends on the fit", why) if e.status == "done" and not (known and one) else e
                 for e, one in pairs
             ]
         other = sum(1 for f in footers if f is not None and dict(f.versions) != versions())
@@ -269,7 +278,7 @@ class Run:
     def _identity(self, batch: Batch, hash: str) -> str:
         """What a batch's answers depend on beside the questions: its content, and how it is read."""
         types = tuple((name, str(dtype)) for name, dtype in self.columns.items())
-        return digest((batch.name, hash, types, versions()))
+        return digest((batch.name, hash, types, tuple(batch.types), versions(), self.look.device.type))
 
     def todo(self, plan: Plan, statistics: Statistics, full: bool, redo: str | None = None) -> list[Batch]:
         """The batches whose output is not there, or not of these rules, this input and these statistics."""
@@ -310,20 +319,16 @@ class Run:
         """The identity of what the rows of one batch use of the statistics; a run has but one of these."""
         if batch.name not in self.digests:
             where = [(h, self.look.keys(batch, h, statistics)) for h in self.heads if h.asks()]
-            here = tuple((self._seen_from(batch, h, statistics.of(h, keys)), keys) for h, keys in where)
+            here = tuple((self.look.seen(batch, h, statistics.of(h, keys)), keys) for h, keys in where)
             self.digests[batch.name] = digest(here)
         return self.digests[batch.name]
-
-    def _seen_from(self, batch: Batch, head: Head, known: Known) -> Any:
-        """What is known, with positions as the rows of a batch see them: batches that come before do not move them."""
-        first = self.look.first(batch, head)
-        return replaced(known, Cut, lambda cut: cut.seen_from(first, MOST_OF_A_PART))
 
     def done(self, check: Check, plan: Plan, full: bool, redo: str | None, each: Each, began: float) -> Outcome:
         """Does what is planned, and publishes it."""
         inputs = self.hash(each)
         statistics = self.fit(each, inputs)
         planned = self.plan(inputs)
+        refuse_gone(self, planned)
         todo = self.todo(planned, statistics, full, redo)
         self._split(len(todo))
         done = each("apply", lambda b: self.apply(b, statistics, inputs[b.name]), todo)
@@ -331,7 +336,7 @@ class Run:
         footers = self.footers(done)
         health = self.health(footers)
         self.expect(health, sum(f.rows for f in footers))
-        self.publish(check, done, statistics, inputs, pooled)
+        self.publish(check, done, statistics, inputs, pooled, planned.gone)
         outcome = Outcome(self, plan, len(done), sum(f.rows for f in done), time.monotonic() - began, health)
         with suppress(OSError):  # the rows are published; a history that cannot be written is none
             self.record(outcome.plain())
@@ -394,6 +399,7 @@ class Run:
         statistics: Statistics,
         inputs: Mapping[str, Fingerprint],
         tables: Sequence[str] = (),
+        gone: Sequence[str] = (),
     ) -> None:
         """Moves what is staged into its place, all of it, and writes down what the sink now holds."""
         told = {
@@ -406,7 +412,8 @@ class Run:
             "fitted": self._keep(statistics, inputs),
             "fresh": self.given is None,
         }
-        removes = self._gone() if self.job.sink.gone == "remove" else ()
+        removes = gone if self.job.sink.gone == "remove" else ()
+        self._refuse_foreign([*(f.name for f in done if not self.rowless), *removes])
         if self.rowless:
             told["unwritten"] = {f.name: asdict(f) for f in self.footers(done)}
         self.place.publish(check, [] if self.rowless else [f.name for f in done], removes, told, tables)
@@ -429,6 +436,13 @@ class Run:
                     _copied(self.given.folder, staged)
             self.place.keep_statistics(id)
         return id
+
+    def _refuse_foreign(self, names: Sequence[str]) -> None:
+        """Stops a publish that would replace or remove what somebody else has put there in the meantime."""
+        known = _inputs(self.place.last())  # what is damaged there is to be made again
+        for path in (self.place.output(name) for name in names if name not in known):
+            if path.exists() and Footer.read(path) is None:
+                raise JobError(f"{path} {FOREIGN}", ("sink", "path"))
 
     def record(self, outcome: Mapping[str, Any]) -> None:
         """Writes what happened to the work folder's history of runs."""
@@ -595,6 +609,7 @@ def execute(
     run.place.checked()
     with run.place.held() as check, one_thread():
         try:
+            run = run.current()
             return run.done(check, plan, full, redo, each or threads(run.workers, run.watch, run.stop), began)
         except Unreadable as error:
             raise Unreadable("\n".join(dict.fromkeys([str(error), *run.unreadable()]))) from error
@@ -621,15 +636,14 @@ def refuse_gone(run: Run, plan: Plan) -> None:
     """
     if plan.gone and run.job.sink.gone == "refuse":
         raise JobError(
-            f"{len(plan.gone)} outputs have no input any more, the first of them {plan.gone[0]}; is the source whole? "
-            "If so, sink.gone: keep or remove says what becomes of them",
+            f"{len(plan.gone):,} {'output has' if len(plan.gone) == 1 else 'outputs have'} no input any more, "
+            f"the first of them {plan.gone[0]}; is the source whole? If so, sink.gone: keep or remove says what becomes of them",
             ("sink", "gone"),
         )
 
     if plan.strange:
         raise JobError(
-            f"{run.place.output(plan.strange[0])} was not written by Farol, and would be lost; "
-            "name a folder of its own, or move the file away",
+            f"{run.place.output(plan.strange[0])} {FOREIGN}",
             ("sink", "path"),
         )
 

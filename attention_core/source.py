@@ -77,11 +77,9 @@ def agreed(found: Sequence[Batch], drift: str) -> tuple[dict[str, pl.DataType], 
     """
     own = _own(found)
     first, types = own[0], dict[str, pl.DataType]()
-    for columns in own:
-        for name, dtype in columns.items():
-            known = types.setdefault(name, dtype)
-            if drift != "strict" and known != dtype:
-                types[name] = wider(known, dtype) or known
+    for name in dict.fromkeys(name for columns in own for name in columns):
+        every = [columns[name] for columns in own if name in columns]
+        types[name] = every[0] if drift == "strict" else widest(every) or every[0]
     if drift != "fill":
         types = {name: dtype for name, dtype in types.items() if name in first}
     wrong = []
@@ -105,7 +103,16 @@ def wider(a: pl.DataType, b: pl.DataType) -> pl.DataType | None:
     if not all(t.is_integer() or t.is_float() for t in (a, b)):
         return None
     empty = [pl.Series("", [], dtype=t).to_frame() for t in (a, b)]
-    return pl.concat(empty, how="vertical_relaxed").dtypes[0]
+    found = pl.concat(empty, how="vertical_relaxed").dtypes[0]
+    return None if found in (pl.Int128, pl.UInt128) else found  # which no file holds
+
+
+def widest(types: Sequence[pl.DataType]) -> pl.DataType | None:
+    """The type that holds the numbers of all, in whatever order they come: whole numbers first, then fractions."""
+    found: pl.DataType | None = pl.Null()
+    for dtype in sorted(set(types), key=lambda t: (t.is_float(), str(t))):
+        found = None if found is None else wider(found, dtype)
+    return found
 
 
 def _own(found: Sequence[Batch]) -> list[dict[str, pl.DataType]]:
@@ -142,12 +149,9 @@ def _drift(here: Mapping[str, pl.DataType], wanted: Mapping[str, pl.DataType], d
 
 def _advice(own: Sequence[Mapping[str, pl.DataType]], drift: str) -> str:
     """Which other drift would do."""
-    types: dict[str, pl.DataType] = {}
-    for name, dtype in ((n, t) for columns in own for n, t in columns.items()):
-        wide = wider(types.setdefault(name, dtype), dtype)
-        if wide is None:
+    for name in dict.fromkeys(name for columns in own for name in columns):
+        if widest([columns[name] for columns in own if name in columns]) is None:
             return ""
-        types[name] = wide
     same = all(set(columns) == set(own[0]) for columns in own)
     better = "widen" if same else "fill"
     return f"; source.drift: {better} would take them as they are" if better != drift else ""

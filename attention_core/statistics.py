@@ -18,8 +18,8 @@ from attention_core.batches import reading, write_table
 from attention_core.columns import arrayed, booleans, components, places, series, tensor
 from attention_core.contract import Kind
 from attention_core.errors import DataError, JobError
-from attention_core.frozen import Frozen
-from attention_core.head import Head, Known
+from attention_core.frozen import Frozen, digest
+from attention_core.head import Head, Known, needs
 from attention_core.publish import Place, write_whole
 from attention_core.stores import Where, polars
 
@@ -77,7 +77,7 @@ def publish(heads: Sequence[Head], statistics: Statistics, taught: Mapping[str, 
     said: dict[str, Any] = {}
     for i, head in enumerate(heads):
         known = statistics.known[head.weights[0]] if shared(head) else None
-        rule: dict[str, Any] = {"rule": head.rule, "over": head.over, "identity": head.teaching()}
+        rule: dict[str, Any] = {"rule": head.rule, "over": head.over, "identity": _identity(head, heads)}
         if known is not None:
             columns: list[pl.Series] = [] if known.count is None else [series(TAUGHT, known.count, None, pl.Int64())]
             kinds = [_plain(k, word(kind), columns) for kind, k in zip(head.kinds, known.kinds, strict=True)]
@@ -102,7 +102,7 @@ def read(folder: Where, heads: Sequence[Head], what: str) -> Published:
         known, keys = dict[str, Known](), dict[str, pl.DataFrame]()
         for head in heads:
             rule = said["rules"].get(head.weights[0], {})
-            if rule.get("identity") != head.teaching():
+            if rule.get("identity") != _identity(head, heads):
                 raise JobError(f"{what}: they are of other rules, and know nothing of {head.named()} as it is here", AT)
             if not shared(head):
                 continue
@@ -141,6 +141,12 @@ def word(kind: Kind[Any]) -> str:
     return str(getattr(kind, "kind", type(kind).__name__.lower()))
 
 
+def _identity(head: Head, heads: Sequence[Head]) -> str:
+    """The identity of what a head knows: of its own rule, and of the rules whose columns it looks at."""
+    above = needs(heads)[head.weights[0]]
+    return digest((head.teaching(), tuple(h.making() for h in heads if h.weights[0] in above)))
+
+
 def _group(column: str) -> str:
     """What a group's column is called in a file, apart from what kinds know."""
     return f"group.{column}"
@@ -168,6 +174,8 @@ def _refused(what: str) -> Iterator[None]:
 def _plain(known: Any, name: str, columns: list[pl.Series]) -> Any:
     """What is known as JSON, with every tensor and table as a column of the segments' file."""
     match known:
+        case Tensor() if known.ndim > 1 and not known.shape[1]:
+            return {"empty": list(known.shape)}  # vectors of which nobody knows the length
         case Tensor():
             columns.append(_column(name, known))
             return {"column": name}
@@ -201,6 +209,8 @@ def _restored(plain: Any, hint: Any, table: pl.DataFrame) -> Any:
             if not isinstance(column.dtype, pl.Array):
                 return tensor(column).clone()
             return tensor(components(column)).reshape(len(column), column.dtype.size).clone()
+        case {"empty": shape}:
+            return torch.empty(shape, dtype=torch.float64)
         case {"lists": name}:
             lists = table.select(pl.int_range(pl.len()).alias("segment"), pl.col(name)).drop_nulls(name)
             return lists.explode(name).unnest(name)

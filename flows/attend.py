@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import datetime as dt
+import os
 import signal
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -45,6 +47,7 @@ R = TypeVar("R")
 MOST_TASKS = 150  # Prefect's own cost is 5 ms a task, and its graph stops opening at some hundreds
 RECORDED_WITHIN = 15.0  # seconds; the rows are published by then, only the history is not yet whole
 SECONDS_A_LOG = 10.0
+HELD: list[int] = []  # ends of pipes, open as long as this process lives
 GPU = "farol-gpu"  # a global concurrency limit: how many runs may use a GPU at once
 
 OPENED: ContextVar[tuple[Run, Plan] | None] = ContextVar("opened", default=None)  # a job file is read once a run
@@ -205,7 +208,10 @@ def start_server() -> None:
     def start() -> None:
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         with suppress(Exception):  # the flow tries again, and tells what is wrong
-            SubprocessASGIServer().start()
+            server = SubprocessASGIServer()
+            server.start()
+            if server.server_process is not None:
+                _end_with_this(server.server_process.pid)
 
     if PREFECT_API_URL.value() or not PREFECT_SERVER_ALLOW_EPHEMERAL_MODE.value():
         return
@@ -214,6 +220,15 @@ def start_server() -> None:
     thread = threading.Thread(target=start, daemon=True)
     thread.start()
     thread.join()
+
+
+def _end_with_this(pid: int) -> None:
+    """Ends a process when this one is gone, however it went: a pipe is closed with the last that holds its end."""
+    here, there = os.pipe()
+    watching = ["sh", "-c", f"read _; sleep 5; kill {pid} 2>/dev/null"]
+    subprocess.Popen(watching, stdin=here, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+    os.close(here)
+    HELD.append(there)
 
 
 class Tasks:

@@ -370,11 +370,11 @@ def _short(text: str) -> str:
 
 
 def rules(seen: Look) -> list[str]:
-    """Rules for the columns at hand, each as text: three at most that look at one thing each, and one of them all."""
+    """Rules for the columns at hand, each as text: four at most that look at one thing each, and one of them all."""
     taken = {c.name for c in seen.columns}
     parts, names = list[str](), list[str]()
     for template, word, chosen, more in _choices([c for c in seen.columns if c.usable]):
-        if len(parts) < 3 and chosen is not None:
+        if chosen is not None:
             names.append(_free(word, taken))
             short = scalar(chosen.name) if len(chosen.name) <= 20 else "key"
             parts.append(template.format(name=names[-1], key=scalar(chosen.name), short=short, **more))
@@ -388,10 +388,15 @@ def _choices(columns: Sequence[Column]) -> Iterable[tuple[str, str, Column | Non
     when = _best((c for c in columns if c.span > 0), lambda c: c.missing)
     yield RECENT, "recent", when, _half_life(when.span) if when else {}
     yield ALIKE, "alike", _best((c for c in columns if c.alike), lambda c: c.missing), {}
-    yield USUAL, "usual", _best((c for c in columns if c.tail > 3.5 and not c.id), lambda c: -c.tail), {}
+    yield USUAL, "usual", _best((c for c in columns if c.tail > 3.5 and not c.id), _measured), {}
     sorts = (c for c in columns if c.distinct is not None and 2 <= c.distinct <= min(MANY, max(20, c.rows // 100)))
     words = (c for c in sorts if not (c.dtype.is_float() or c.dtype.is_decimal() or c.dtype.is_temporal() or c.id))
     yield BALANCED, "balanced", _best(words, lambda c: (c.dtype.is_numeric(), (c.distinct or 0) > FEW)), {}
+
+
+def _measured(column: Column) -> tuple[bool, float]:
+    """What was measured before what may be a number of something."""
+    return column.dtype.is_integer(), -column.tail
 
 
 def _best(columns: Iterable[Column], by: Any) -> Column | None:

@@ -25,6 +25,7 @@ from flows.summary import HEADERS, counted, headline, planned, table
 
 # Names and data are printed as they stand: what looks like markup or an emoji in them is none.
 out = Console(highlight=False, markup=False, emoji=False, width=None if sys.stdout.isatty() else 10_000)
+FEW = 8  # elements of a list or a vector that are shown
 WIDE = 160  # columns of a page, where the output is no terminal
 err = Console(stderr=True, highlight=False, markup=False, emoji=False)
 
@@ -107,6 +108,10 @@ def plan(run: Run, found: Plan, every: bool) -> None:
     if shown and found.estimate is not None:
         out.print(f"takes about: {_takes(found.estimate)}")
     line("adds: " + ", ".join(f"{name} ({dtype})" for name, dtype in run.added().items()))
+    if found.gone and run.job.sink.gone == "refuse":
+        note("a run would refuse this: outputs have lost their input, and sink.gone does not say what becomes of them")
+    if found.nothing:
+        return
     for head in pooling(run.heads):
         line(f"writes {run.place.table(head.rule)}")
     if not run.rowless:
@@ -158,8 +163,9 @@ def cell(value: object) -> str:
             return f"{value:.6g}"
         case dt.datetime():
             return value.isoformat(" ", "auto")
-        case list():
-            return "[" + ", ".join(cell(v) for v in value) + "]"
+        case list() | pl.Series():
+            shown = [cell(v) for v in value[:FEW]] + (["…"] if len(value) > FEW else [])
+            return "[" + ", ".join(shown) + "]"
     return printable(str(value))
 
 

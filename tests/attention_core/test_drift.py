@@ -1,6 +1,7 @@
 """Files whose columns differ: refused by name, all of them, or read as the job says."""
 
 import datetime as dt
+from itertools import permutations
 
 import polars as pl
 import pyarrow as pa
@@ -11,7 +12,7 @@ from test_run import Folder, bits
 from attention_core.batches import Batch
 from attention_core.errors import DataError, JobError
 from attention_core.run import opened
-from attention_core.source import wider
+from attention_core.source import wider, widest
 
 RULE = {"key": "x", "score": {"kind": "threshold", "above": 1}, "weight": "step", "apply": "weights"}
 
@@ -74,10 +75,17 @@ def test_columns_in_any_order_are_no_drift(folder):
         (pl.Int64, pl.String, None),
         (pl.Boolean, pl.Int64, None),
         (pl.Date, pl.Datetime, None),
+        (pl.UInt64, pl.Int64, None),
     ],
 )
 def test_the_type_that_holds_both(a, b, both):
     assert wider(a(), b()) == wider(b(), a()) == both
+
+
+def test_the_widest_does_not_depend_on_the_order():
+    every = [pl.Int8(), pl.UInt8(), pl.UInt16(), pl.Float32(), pl.Null()]
+    assert {str(widest(order)) for order in permutations(every)} == {"Float64"}
+    assert widest([pl.Int8(), pl.String()]) is None
 
 
 def test_numbers_are_widened_and_written_so(folder):

@@ -645,7 +645,7 @@ def test_outputs_whose_input_is_gone(folder):
     folder.run()
     before = folder.held()
     gone.unlink()
-    with pytest.raises(JobError, match="1 outputs have no input any more, the first of them d/b.parquet"):
+    with pytest.raises(JobError, match="1 output has no input any more, the first of them d/b.parquet"):
         folder.run()
     assert folder.held() == before
     folder.job(sink={"gone": "keep"})

@@ -158,7 +158,13 @@ def test_the_rules_suit_the_columns(folder):
     folder.data("c.parquet", **FRAMES["all sorts"])
     new.write("in/c.parquet", folder.path / "new.yaml")
     (folder.path / "new.yaml").rename(folder.path / "job.yaml")
-    assert kinds(folder) == [("d", "recency"), ("v", "cosine"), ("x", "robust_zscore"), (None, "expression")]
+    assert kinds(folder) == [
+        ("d", "recency"),
+        ("v", "cosine"),
+        ("x", "robust_zscore"),
+        ("t", "rarity"),
+        (None, "expression"),
+    ]
     sample = load(folder.path / "job.yaml", Job).value.attention[-1]
     assert sample.score.sql == "recent_weight * alike_weight * usual_weight"
     assert (sample.scale.mean, sample.apply) == (1.0, "weights")
