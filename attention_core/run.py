@@ -637,7 +637,8 @@ def refuse_gone(run: Run, plan: Plan) -> None:
     if plan.gone and run.job.sink.gone == "refuse":
         raise JobError(
             f"{len(plan.gone):,} {'output has' if len(plan.gone) == 1 else 'outputs have'} no input any more, "
-            f"the first of them {plan.gone[0]}; is the source whole? If so, sink.gone: keep or remove says what becomes of them",
+            f"the first of them {plan.gone[0]}; is the source whole? "
+            "If so, sink.gone: keep or remove says what becomes of them",
             ("sink", "gone"),
         )
 

@@ -166,7 +166,7 @@ def test_the_rules_suit_the_columns(folder):
         (None, "expression"),
     ]
     sample = load(folder.path / "job.yaml", Job).value.attention[-1]
-    assert sample.score.sql == "recent_weight * alike_weight * usual_weight"
+    assert sample.score.sql == "recent_weight * alike_weight * usual_weight * balanced_weight"
     assert (sample.scale.mean, sample.apply) == (1.0, "weights")
 
 
