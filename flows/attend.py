@@ -208,17 +208,19 @@ def start_server() -> None:
     def start() -> None:
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         with suppress(Exception):  # the flow tries again, and tells what is wrong
-            server = SubprocessASGIServer()
             server.start()
-            if server.server_process is not None:
-                _end_with_this(server.server_process.pid)
 
     if PREFECT_API_URL.value() or not PREFECT_SERVER_ALLOW_EPHEMERAL_MODE.value():
         return
     from prefect.server.api.server import SubprocessASGIServer  # takes a second
 
+    server = SubprocessASGIServer()
     thread = threading.Thread(target=start, daemon=True)
     thread.start()
+    while thread.is_alive() and server.server_process is None:
+        time.sleep(0.01)
+    if server.server_process is not None:
+        _end_with_this(server.server_process.pid)
     thread.join()
 
 
