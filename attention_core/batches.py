@@ -63,10 +63,7 @@ class Batch:
     def own(self) -> dict[str, pl.DataType]:
         """The columns that the file itself has; one of a type that Polars can only name is an Object."""
         with reading(self.path, blame=self._foreign):
-            schema = self._scan().collect_schema()
-        if not _fails(schema.to_frame):
-            return dict(schema)
-        return {n: pl.Object() if _fails(pl.Schema({n: t}).to_frame) else t for n, t in schema.items()}
+            return dict(_usable(tuple(self._scan().collect_schema().items())))
 
     def arrow_schema(self) -> pa.Schema:
         """The file's schema, as it is written in it, without what an earlier run said of itself."""
@@ -209,6 +206,14 @@ class Batch:
             pl.lit(None, dtype=dtype).alias(in_file(n) if n in self.partitions else n) for n, dtype in absent.items()
         ]
         return nulls + [pl.lit(value, dtype=self.types[name]).alias(name) for name, value in self.partitions.items()]
+
+
+@lru_cache(maxsize=256)
+def _usable(schema: tuple[tuple[str, pl.DataType], ...]) -> tuple[tuple[str, pl.DataType], ...]:
+    """The columns, those of a type that Polars can only name as Objects."""
+    if not _fails(pl.Schema(schema).to_frame):
+        return schema
+    return tuple((n, pl.Object() if _fails(pl.Schema({n: t}).to_frame) else t) for n, t in schema)
 
 
 def in_file(column: str) -> str:

@@ -242,7 +242,7 @@ class Place(Generic[P]):
 
     def left(self) -> bool:
         """Whether a run left something behind that nothing new would sweep away."""
-        return isinstance(self.work, Path) and self.staging.parent.exists()
+        return isinstance(self.work, Path) and (self.staging.parent.exists() or any(self.runs.glob("*.part")))
 
     def sweep(self: Place[Path]) -> None:
         """Removes what runs before left that is of no use any more."""

@@ -100,7 +100,8 @@ def _matching(path: str, root: Where) -> Sequence[Where]:
     for i in range(len(parts)):  # a folder that cannot be looked into would seem to be empty
         for folder in glob.glob(os.path.join(str(root), *parts[:i], ""), recursive=True):
             _looked_into(folder)
-    return [f for f in map(Path, glob.glob(path, recursive=True)) if f.is_file() and _of_its_own(f, root)]
+    found = (f for f in map(Path, glob.glob(path, recursive=True)) if f.is_file() and not _behind_a_link(f, root))
+    return [_itself(f) for f in found]
 
 
 def _under(root: Where) -> Iterator[Where]:
@@ -110,7 +111,7 @@ def _under(root: Where) -> Iterator[Where]:
         return
     for folder, _, names in os.walk(root, onerror=_refused):
         files = (Path(folder, name) for name in names if name.endswith(".parquet"))
-        yield from (f for f in files if f.is_file() and _of_its_own(f, root))
+        yield from (_itself(f) for f in files if f.is_file())
 
 
 def _looked_into(folder: str) -> None:
@@ -124,19 +125,21 @@ def _refused(error: OSError) -> None:
     raise DataError(f"{error.filename}: cannot be looked into: {error.strerror}; its batches would seem to be gone")
 
 
-def _of_its_own(file: Path, root: Path) -> bool:
-    """Whether a file that was found lies there itself: what folders lead to by links is not searched.
+def _behind_a_link(file: Path, root: Path) -> bool:
+    """Whether a folder on the way to a file is a link: what links lead to is not searched."""
+    return any(p.is_symlink() for p in file.parents if root in p.parents)
+
+
+def _itself(file: Path) -> Path:
+    """The file that was found.
 
     Raises:
-        JobError: for a file that is a link: it could lead anywhere, or to another batch.
+        JobError: where it is a link: it could lead anywhere, or to another batch.
     """
-    inside = [p for p in (file, *file.parents) if root in p.parents]
-    if any(p.is_symlink() for p in inside[1:]):
-        return False
     if file.is_symlink():
         to = os.path.realpath(file)
         raise JobError(f"{file} is a link to {to}; put the file itself there, or name it in source.path", AT)
-    return True
+    return file
 
 
 def _below(file: Where, root: Where) -> PurePath:

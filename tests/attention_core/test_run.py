@@ -513,9 +513,10 @@ def test_what_was_staged_for_nothing_is_swept(folder):
         folder.run()
     work = folder.path / "out.farol"
     assert list((work / "staging").rglob("*.staged"))
+    (work / "runs/2000.json.part").write_text("")
     (folder.path / "in/b.parquet").unlink()
     folder.job()
-    assert folder.run().plan.nothing and not (work / "staging").exists()
+    assert folder.run().plan.nothing and not (work / "staging").exists() and not list((work / "runs").glob("*.part"))
     assert len(list((work / "statistics").iterdir())) == 1
 
 
