@@ -48,6 +48,12 @@ class Frozen(BaseModel):
 F = TypeVar("F", bound=Frozen)
 
 
+def argument(value: Frozen) -> Any:
+    """The type that stands in brackets where the class of a value was declared, as Spread in Score[Spread]."""
+    said = (getattr(base, "__pydantic_generic_metadata__", {}).get("args") for base in type(value).__mro__)
+    return next(args[0] for args in said if args)
+
+
 def digest(value: object) -> str:
     """The identity of plain data: Frozen values, tensors, tables, and what JSON knows, in tuples or dicts.
 

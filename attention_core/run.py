@@ -263,11 +263,9 @@ class Run:
     def fit(self, each: Each, inputs: Mapping[str, Fingerprint]) -> Statistics:
         """Asks all batches what the rules must know and nobody knows yet."""
         if self.given is not None:  # a batch that is not as it was has no place among those that taught
-            as_they_were = {n: i for n, i in self.look.order.items() if n in inputs}
-            for name in [n for n in as_they_were if self.given.taught.get(n) != inputs[n].hash]:
-                del as_they_were[name]
-            self.look.order = as_they_were or NOBODY
-        if self.given is None:
+            as_they_were = {n for n, hash in self.given.taught.items() if n in inputs and inputs[n].hash == hash}
+            self.look.order = {n: i for n, i in self.look.order.items() if n in as_they_were} or NOBODY
+        else:
             self.look.states = self.states
             own = {b.name: self._identity(b, inputs[b.name].hash) for b in self.batches}
             self.look.inputs = {name: Input(id, inputs[name].size) for name, id in own.items()}
@@ -284,7 +282,8 @@ class Run:
         """The batches whose output is not there, or not of these rules, this input and these statistics."""
         status = {e.name: e.status for e in plan.entries}
         again = {b.name for b in self.batches if full or (redo is not None and fnmatch(b.name, redo))}
-        return [b for b in self.batches if b.name in again or not self._stands(b, status[b.name], statistics)]
+        last = self.place.last()
+        return [b for b in self.batches if b.name in again or not self._stands(b, status[b.name], statistics, last)]
 
     def apply(self, batch: Batch, statistics: Statistics, now: Fingerprint) -> Footer:
         """Writes the output of one batch to staging, or finds it there from an interrupted run."""
@@ -336,7 +335,7 @@ class Run:
         footers = self.footers(done)
         health = self.health(footers)
         self.expect(health, sum(f.rows for f in footers))
-        self.publish(check, done, statistics, inputs, pooled, planned.gone)
+        self.publish(check, done, footers, statistics, inputs, pooled, planned.gone)
         outcome = Outcome(self, plan, len(done), sum(f.rows for f in done), time.monotonic() - began, health)
         with suppress(OSError):  # the rows are published; a history that cannot be written is none
             self.record(outcome.plain())
@@ -396,26 +395,30 @@ class Run:
         self,
         check: Check,
         done: Sequence[Footer],
+        footers: Sequence[Footer],
         statistics: Statistics,
         inputs: Mapping[str, Fingerprint],
         tables: Sequence[str] = (),
         gone: Sequence[str] = (),
     ) -> None:
-        """Moves what is staged into its place, all of it, and writes down what the sink now holds."""
+        """Moves what is staged into its place, all of it, and writes down what the sink now holds.
+
+        done: what is moved; footers: of all outputs, when that is done.
+        """
         told = {
             "job": self.job.name,
             "time": dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
             "rules": self.rules,
             "versions": versions(),
             "batches": {name: asdict(f) for name, f in inputs.items()},
-            "statistics": {f.name: f.statistics for f in self.footers(done)},
+            "statistics": {f.name: f.statistics for f in footers},
             "fitted": self._keep(statistics, inputs),
             "fresh": self.given is None,
         }
         removes = gone if self.job.sink.gone == "remove" else ()
         self._refuse_foreign([*(f.name for f in done if not self.rowless), *removes])
         if self.rowless:
-            told["unwritten"] = {f.name: asdict(f) for f in self.footers(done)}
+            told["unwritten"] = {f.name: asdict(f) for f in footers}
         self.place.publish(check, [] if self.rowless else [f.name for f in done], removes, told, tables)
         if self.given is None:
             self.states.forget()
@@ -499,10 +502,10 @@ class Run:
         mine = (self.rules, self.options, statistics, now.hash)
         return same == mine and dict(footer.versions) == versions()
 
-    def _stands(self, batch: Batch, status: str, statistics: Statistics) -> bool:
+    def _stands(self, batch: Batch, status: str, statistics: Statistics, last: Mapping[str, Any]) -> bool:
         if status != "depends on the fit":
             return status == "done"
-        footer = self._written(batch.name, self.place.last())
+        footer = self._written(batch.name, last)
         return footer is not None and footer.statistics == self.digest(batch, statistics)
 
     def _gone(self) -> tuple[str, ...]:

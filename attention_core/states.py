@@ -16,7 +16,7 @@ import xxhash
 from torch import Tensor
 
 from attention_core.contract import Question
-from attention_core.frozen import content, digest
+from attention_core.frozen import argument, content, digest
 from attention_core.stores import Remote, Where
 
 SHARE = 8  # a state is kept where it takes no more than this part of the batch that it stands for
@@ -114,8 +114,7 @@ def _bytes(frame: pl.DataFrame) -> bytes:
 
 def _answer(question: Question[Any], said: Any, aside: Sequence[bytes]) -> Any:
     """What a question is answered with, as its class says."""
-    args = (getattr(base, "__pydantic_generic_metadata__", {}).get("args") for base in type(question).__mro__)
-    kind, inner = next(a[0] for a in args if a), question.inner()
+    kind, inner = argument(question), question.inner()
     hints = get_type_hints(kind)
     parts = {
         name: _answer(inner[name], item, aside) if name in inner else _restored(item, aside, hints[name])

@@ -18,7 +18,7 @@ from attention_core.batches import reading, write_table
 from attention_core.columns import arrayed, booleans, components, places, series, tensor
 from attention_core.contract import Kind
 from attention_core.errors import DataError, JobError
-from attention_core.frozen import Frozen, digest
+from attention_core.frozen import Frozen, argument, digest
 from attention_core.head import Head, Known, needs
 from attention_core.publish import Place, write_whole
 from attention_core.stores import Where, polars
@@ -112,7 +112,7 @@ def read(folder: Where, heads: Sequence[Head], what: str) -> Published:
             groups = [c for c in table.columns if c.startswith(_group(""))]
             if isinstance(head.over, tuple):
                 keys[scope(head)] = table.select(groups).rename(lambda c: c.removeprefix(_group("")))
-            kinds = tuple(_restored(p, _of(k), table) for k, p in zip(head.kinds, rule["kinds"], strict=True))
+            kinds = tuple(_restored(p, argument(k), table) for k, p in zip(head.kinds, rule["kinds"], strict=True))
             known[head.weights[0]] = Known(count=tensor(table[TAUGHT]).clone(), kinds=kinds)
         return Published(Statistics(known=known, keys=keys), said["taught"], folder.name, folder)
 
@@ -219,9 +219,3 @@ def _restored(plain: Any, hint: Any, table: pl.DataFrame) -> Any:
             fields = kind.model_fields
             return kind(**{name: _restored(p, fields[name].annotation, table) for name, p in plain.items()})
     return plain
-
-
-def _of(kind: Kind[Any]) -> Any:
-    """The type of what a kind knows, as its class says."""
-    said = (getattr(base, "__pydantic_generic_metadata__", {}).get("args") for base in type(kind).__mro__)
-    return next(args[0] for args in said if args)

@@ -46,6 +46,14 @@ def stopped_writer(folder, at, seconds):
     return process
 
 
+def goes_on_and_is_refused(process):
+    """Lets a run that stood still go on, and sees that it is told that it was replaced."""
+    process.send_signal(signal.SIGCONT)
+    said, _ = process.communicate(timeout=30)
+    assert process.returncode == 4, said
+    assert "took this sink over while this one stood still" in said
+
+
 @pytest.fixture
 def folder(tmp_path):
     folder = Folder(tmp_path).job(SOFTMAX)
@@ -63,10 +71,7 @@ def test_a_writer_that_was_replaced_while_it_stood_still_publishes_nothing(folde
         folder.put("2.parquet", frame(20, 9))
         folder.run()
         whole, published = bits(folder.path / "out"), (folder.path / "out.farol/published.json").read_bytes()
-        process.send_signal(signal.SIGCONT)
-        said, _ = process.communicate(timeout=30)
-        assert process.returncode == 4, said
-        assert "took this sink over while this one stood still" in said
+        goes_on_and_is_refused(process)
     finally:
         process.kill()
     assert bits(folder.path / "out") == whole
