@@ -31,7 +31,7 @@ QUIET = {
     "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
     "PREFECT_SERVER_LOGGING_LEVEL": "CRITICAL",
     "PREFECT_LOGGING_EXTRA_LOGGERS": "farol",
-    "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",  # said in a worker's thread, a line needs no warning of its own
+    "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",  # a line of a worker's thread needs no warning
     "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",  # seconds; an automation shows a run that gives none as crashed
 }
 
