@@ -29,7 +29,7 @@ from attention_core.states import States, name_of
 from attention_core.statistics import NOTHING, Statistics, of_sink, scope
 from attention_core.stores import Where, located
 
-APPLY_ROWS = 1 << 17
+APPLY_ROWS = 1 << 18
 MOST_NUMBERS = 1 << 21  # of a vector column at once
 MOST_OF_A_PART = 1 << 40
 POSITION_BITS = 40  # for the row; the batch's place in dataset order stands above them
@@ -38,7 +38,7 @@ NO_PLACE = -LAST_PLACE
 NOBODY = {"": 0}  # an order in which no part has a place
 UNSAFE = re.compile(r"^\.|[/\\\x00-\x1f]")  # in the name of a file
 LONGEST_NAME = 200  # in bytes; file systems take 255 with what Farol adds
-FIT_ROWS = 1 << 20  # of groups: every chunk's state of all its segments is merged
+FIT_ROWS = 1 << 21  # of groups: every chunk's state of all its segments is merged
 
 
 @dataclass(frozen=True)
@@ -218,7 +218,7 @@ class Look:
         where = [self.segments(part, ask.head, statistics) for ask in asks]
         local = [moved(ask, self.device) for ask in asks]
         states: list[Any] = [None] * len(asks)
-        columns = set[str]().union(*(ask.head.columns() for ask in asks))
+        columns = set[str]().union(*(ask.head.inside() for ask in asks))
         rows = FIT_ROWS if any(isinstance(ask.head.over, tuple) for ask in asks) else APPLY_ROWS
 
         def answer(item: tuple[int, pl.DataFrame]) -> list[Any]:
@@ -249,7 +249,7 @@ class Look:
         where = [(h, self.segments(part, h, statistics)) for h in heads]
         knows = [(h, s, moved(statistics.of(h, s.keys), self.device)) for h, s in where]
         at = [None if k is None or s.keys is None else places(s.keys, k) for k, (_, s) in zip(keys, where, strict=True)]
-        columns = set[str]().union(*(head.reads() for head in heads))
+        columns = set[str]().union(*(head.inside().union(v for v, _, _ in head.values) for head in heads))
 
         def add(item: tuple[int, pl.DataFrame]) -> None:
             start, chunk = item

@@ -138,9 +138,13 @@ class Head(Frozen):
 
     def columns(self) -> set[str]:
         """The columns that the head reads to make its weights."""
+        return self.inside() | set(self.over if isinstance(self.over, tuple) else ())
+
+    def inside(self) -> set[str]:
+        """Those among them that it reads where the segments are known."""
         sql = [e for e in (self.mask, self.teaches) if e is not None]
-        named = {c for e in sql for c in columns_of(e)} | set(self.over if isinstance(self.over, tuple) else ())
-        return named | {c for e in self._expressions() for c in e.meta.root_names()} | set(self.looks.beside())
+        named = {c for e in sql for c in columns_of(e)} | set(self.looks.beside())
+        return named | {c for e in self._expressions() for c in e.meta.root_names()}
 
     def reads(self) -> set[str]:
         """All columns that the head reads, the values among them."""

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from attention_core.selection import key_of, number_of
-from attention_core.sums import Sums
+from attention_core.sums import BLOCK, Sums, magnitude, top_of
 
 T = TypeVar("T")
 
@@ -21,6 +21,8 @@ MEASURES = ("null_fraction", "nan_fraction", "unseen_fraction", "min", "mean", "
 MOST_TALLIED = 64
 COARSE = 50  # bits of a float64 that a bin does not tell apart: four bins from each power of two to the next
 BINS = 1 << (64 - COARSE)
+SQUARABLE = 1e150
+LOGARITHM = 1024  # beyond that of any float64
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,7 +60,7 @@ class Health:
         w: Tensor = torch.from_dlpack(there)  # type: ignore[attr-defined]
         low, high = (float(v) for v in w.aminmax())
         zeros = int((weights == 0.0).sum()) if low <= 0 <= high else 0
-        return Health(rows, nulls, nans, zeros, low + 0.0, high + 0.0, _terms(w, None), {}, _binned(w))
+        return Health(rows, nulls, nans, zeros, low + 0.0, high + 0.0, _terms(w), {}, _binned(w, low))
 
     def __add__(self, other: Health) -> Health:
         tally = _added(self.tally, other.tally)
@@ -155,11 +157,12 @@ def _bin(weight: float) -> int:
     return int(key_of(torch.tensor(weight, dtype=torch.float64)) >> COARSE)
 
 
-def _binned(w: Tensor) -> dict[int, int]:
+def _binned(w: Tensor, low: float) -> dict[int, int]:
     """How many weights lie in each bin: the first bits of numbers that are ordered as the weights are."""
-    counts = torch.bincount((key_of(w) >> COARSE) + BINS // 2, minlength=BINS)
+    first, keys = (0, (w + 0.0).view(torch.int64)) if low >= 0 else (-BINS // 2, key_of(w))
+    counts = torch.bincount((keys >> COARSE) - first)
     there = counts.nonzero()[:, 0]
-    return dict(zip((there - BINS // 2).tolist(), counts[there].tolist(), strict=True))
+    return dict(zip((there + first).tolist(), counts[there].tolist(), strict=True))
 
 
 def _tallied(weights: pl.Series, many: int) -> dict[float, int] | None:
@@ -170,16 +173,19 @@ def _tallied(weights: pl.Series, many: int) -> dict[float, int] | None:
     return found if sum(found.values()) == many and not any(map(math.isnan, found)) else None
 
 
-def _terms(w: Tensor, counts: Tensor | None) -> Sums:
+def _terms(w: Tensor, counts: Tensor | None = None) -> Sums:
     """Σw, Σw² and Σw·ln w, of those whose squares can be summed; each weight as often as it is there."""
-    if len(w) and not float(w.abs().amax()) <= 1e150:
-        usable = w.abs() <= 1e150
+    if not magnitude(w) <= SQUARABLE:
+        usable = w.abs() <= SQUARABLE
         w, counts = w[usable], None if counts is None else counts[usable]
-    terms = [w, w * w, w * w.clamp(min=5e-324).log()]
-    if counts is None or not len(w):
-        return Sums.beside([Sums.of(term, None, 1) for term in terms])
-    return Sums.repeated(torch.stack(terms), counts)
+    most = magnitude(w)
+    tops = [top_of(most), top_of(most * most), top_of(most * LOGARITHM)]
+    if counts is not None and len(w):
+        return Sums.repeated(torch.stack([of(w) for of in TERMS]), counts, torch.tensor(tops))
+    blocks = torch.split(w, BLOCK)
+    return Sums.beside([Sums.of_blocks(map(of, blocks), top, w.device) for of, top in zip(TERMS, tops, strict=True)])
 
 
-NO_SUMS = _terms(torch.empty(0, dtype=torch.float64), None)
+TERMS = (torch.Tensor.double, torch.square, lambda w: w * w.clamp(min=5e-324).log())
+NO_SUMS = _terms(torch.empty(0, dtype=torch.float64))
 NO_WEIGHTS = Health(0, 0, 0, 0, math.inf, -math.inf, NO_SUMS)

@@ -163,6 +163,14 @@ def refused(rows: Rows, bad: Tensor, what: str) -> None:
         raise DataError(what)
 
 
+def most(rows: Rows) -> Tensor:
+    """The largest number of each segment, (size,) float64, of rows that all take part; −inf where there is none."""
+    largest = torch.full((rows.size,), -math.inf, dtype=torch.float64, device=rows.x.device)
+    if rows.x.numel():
+        largest = rows.x.amax().reshape(1) if rows.ids is None else largest.scatter_reduce_(0, rows.ids, rows.x, "amax")
+    return largest + 0.0  # -0.0 and 0.0 compare equal: which one wins would show the order
+
+
 def _extent(rows: Rows, *, finite: bool) -> Extents:
     x, ids, size = rows.x, rows.ids, rows.size
     low = torch.full((size,), math.inf, dtype=torch.float64, device=x.device)

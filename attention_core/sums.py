@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -42,22 +42,36 @@ class Sums:
     high: Tensor
 
     @staticmethod
-    def of(x: Tensor, ids: Tensor | None, size: int, top: int | None = None) -> Sums:
-        """Sums x (n,) or (n, d) float64, all finite, by segment. `top`: where |x| < 2^(30·top) is known everywhere."""
+    def of(x: Tensor, ids: Tensor | None, size: int, top: int | Tensor | None = None) -> Sums:
+        """Sums x (n,) or (n, d) float64, all finite, by segment.
+
+        top: where |x| < 2^(30·top) is known, everywhere or of each segment (size,).
+        """
         if ids is None and x.ndim == 1:
-            tops = _above(_largest(x)) if top is None else torch.tensor([top], device=x.device)
-            return _split(tops, _one_segment(x, int(tops)))
+            top = top_of(magnitude(x)) if top is None else int(top)
+            return Sums.of_blocks(torch.split(x, BLOCK), top, x.device)
         shape = (size, *x.shape[1:])
-        adding = Adding(shape, x.device, None if top is None else torch.full(shape, top, device=x.device))
+        tops = torch.full(shape, top, device=x.device) if isinstance(top, int) else top
+        adding = Adding(shape, x.device, tops)
         adding.add(x, torch.zeros(len(x), dtype=torch.int64, device=x.device) if ids is None else ids)
         return adding.sums()
 
     @staticmethod
-    def repeated(x: Tensor, counts: Tensor) -> Sums:
+    def of_blocks(blocks: Iterable[Tensor], top: int, device: torch.device) -> Sums:
+        """Sums the numbers of all blocks (n,) float64 as one segment, where |x| < 2^(30·top); what is made of rows as
+        it is asked for need not leave the cache.
+        """
+        limbs, power = [0] * LIMBS, float(_power(torch.tensor(1 - top)))
+        for block in blocks:
+            limbs = [limb + int(piece.sum()) for limb, piece in zip(limbs, _pieces(block * power), strict=True)]
+        return _split(*(torch.tensor(v, device=device) for v in ([top], [[limb] for limb in limbs])))
+
+    @staticmethod
+    def repeated(x: Tensor, counts: Tensor, tops: Tensor | None = None) -> Sums:
         """Sums x (size, m) float64 by row, each number counts (m,) int64 times: the bits of adding them one by one."""
         size, m = x.shape
         x = torch.where(counts > 0, x, 0.0)
-        tops = _above(x.abs().amax(1))
+        tops = tops_of(x.abs().amax(1)) if tops is None else tops
         one_each = Adding((size * m,), x.device, tops.repeat_interleave(m))
         one_each.add(x.reshape(-1), torch.arange(size * m, device=x.device))
         return _split(tops, (one_each.limbs().reshape(LIMBS, size, m) * counts).sum(2))
@@ -143,7 +157,7 @@ class Adding:
         with self.lock:
             if not self.rows and not self.known:
                 largest = torch.zeros_like(self.powers).scatter_reduce_(0, _beside(ids, x), x.abs(), "amax")
-                self.tops = _in_blocks(_above, largest, torch.int64)
+                self.tops = _in_blocks(tops_of, largest, torch.int64)
                 self.powers = _in_blocks(lambda top: _power(1 - top), self.tops, torch.float64)
                 self.raised += 1
         block = max(1, BLOCK // max(1, math.prod(x.shape[1:])))
@@ -178,7 +192,7 @@ class Adding:
         d = math.prod(x.shape[1:])
         entries = where[over] if x.ndim == 1 else where[over] * d + over.nonzero()[:, 1]
         at, mine = torch.unique(entries, return_inverse=True)
-        new = _above(x.new_zeros(len(at)).scatter_reduce_(0, mine, x[over].abs(), "amax"))
+        new = tops_of(x.new_zeros(len(at)).scatter_reduce_(0, mine, x[over].abs(), "amax"))
         tops, limbs = self.tops.reshape(-1), self.open.reshape(LIMBS, -1)
         down, old = new - tops[at], limbs[:, at]
         for k in range(LIMBS):
@@ -215,8 +229,9 @@ def _split(tops: Tensor, limbs: Tensor) -> Sums:
     return Sums(tops, limbs & _MASK, limbs >> BITS)
 
 
-def _largest(x: Tensor) -> Tensor:
-    return torch.stack(x.aminmax()).abs().amax().reshape(1) if x.numel() else x.new_zeros(1)
+def magnitude(x: Tensor) -> float:
+    """The largest of |x|; 0 of nothing."""
+    return float(torch.stack(x.aminmax()).abs().amax()) if x.numel() else 0.0
 
 
 def _beside(ids: Tensor, x: Tensor) -> Tensor:
@@ -232,17 +247,16 @@ def _in_blocks(of: Callable[[Tensor], Tensor], x: Tensor, dtype: torch.dtype) ->
     return out
 
 
-def _above(largest: Tensor) -> Tensor:
+def top_of(largest: float) -> int:
+    """The top of a segment whose numbers are no larger than this."""
+    return int(tops_of(torch.tensor(largest, dtype=torch.float64)))
+
+
+def tops_of(largest: Tensor) -> Tensor:
+    """The tops (size,) int64 of segments whose numbers are no larger than these (size,) float64."""
     exponent = torch.frexp(largest).exponent.to(torch.int64)  # |x| < 2^exponent
     tops = -torch.div(-exponent, BITS, rounding_mode="floor")
     return torch.where(largest > 0, tops, LOWEST).clamp(min=LOWEST)
-
-
-def _one_segment(x: Tensor, top: int) -> Tensor:
-    limbs, power = [0] * LIMBS, float(_power(torch.tensor(1 - top)))
-    for block in torch.split(x, BLOCK):
-        limbs = [limb + int(piece.sum()) for limb, piece in zip(limbs, _pieces(block * power), strict=True)]
-    return torch.tensor(limbs, dtype=torch.int64, device=x.device).reshape(LIMBS, 1)
 
 
 def _pieces(x: Tensor, *, keep: bool = False) -> Iterator[Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import torch
@@ -12,7 +13,8 @@ from attention_core.contract import Fit, Question, Rows
 from attention_core.errors import DataError
 from attention_core.frozen import Frozen
 from attention_core.kinds import Weight
-from attention_core.questions import Count, Extent, Largest, Sum, Sums, Term, both, parts, refused
+from attention_core.questions import Count, Extent, Largest, Sum, Term, both, most, parts, refused
+from attention_core.sums import Sums, placed, tops_of
 
 INFINITE = "a score of +inf has no softmax; mask it"
 UNBOUNDED = "a score of +inf has no entmax; mask it"
@@ -23,35 +25,75 @@ EVEN = (0.2, 0.4, 0.6, 0.8)  # and then: where in the bracket, so that it shrink
 NEAR = tuple(d * 2.0**-k for k in (5, 12, 24) for d in (-1, 1))  # and how far from where a line meets the root
 CLOSE = 2.0**-51  # a bracket that is no wider, relative to its end, is closed
 BLOCK = 1 << 16  # rows at once
+REACH = 64.0  # of s/T: exponentials up to there are good to 2^-46, and far from overflowing
 
 
 class Partition(Frozen):
-    """The largest score and Σexp((s − largest)/T) of each segment: (size,) float64."""
+    """The largest score and Σexp((s − centre)/T) of each segment: (size,) float64."""
 
     largest: Tensor
     total: Tensor
 
+    def centre(self, temperature: float) -> Tensor:
+        """What is subtracted from scores (size,), so that nothing overflows: the largest, unless that is near to 0."""
+        return torch.where(_far(self.largest, temperature), self.largest, 0.0)
 
-class Exponentials(Term):
-    """Σexp((s − largest)/T), terms in [0, 1]."""
+
+@dataclass(frozen=True, eq=False)
+class Near:
+    """The largest score of each segment, (size,) float64, −inf where there is none, and Σexp(min(s/T, REACH))."""
 
     largest: Tensor
+    sums: Sums
+
+    def __add__(self, other: Near) -> Near:
+        return Near(torch.maximum(self.largest, other.largest), self.sums + other.sums)
+
+    def spread(self, ids: Tensor, size: int) -> Near:
+        return Near(placed(self.largest, ids, size, -torch.inf), self.sums.spread(ids, size))
+
+
+class Nearby(Question[Near]):
+    """The sum of exponentials where the largest is near to 0, which only its answer shows."""
+
+    temperature: float
+
+    def of(self, rows: Rows) -> Near:
+        there = rows.present()
+        largest = most(there)
+        bounds = (largest / self.temperature).clamp_(max=REACH).exp_().mul_(2)  # an exponential is off by a bit or so
+        terms = (there.x / self.temperature).clamp_(max=REACH).exp_()
+        return Near(largest, Sums.of(terms, there.ids, rows.size, tops_of(bounds)))
+
+
+class Exponentials(Term):
+    """Σexp((s − centre)/T), terms in [0, 1]."""
+
+    centre: Tensor
     temperature: float
 
     def term(self, rows: Rows) -> Tensor:
-        return exponentials(rows, self.largest, self.temperature)
+        return exponentials(rows, self.centre, self.temperature)
 
     def top(self) -> int:
         return 1
 
 
-def exponentials(rows: Rows, largest: Tensor, temperature: float) -> Tensor:
-    """exp((s − largest)/T): the maximum is subtracted first, so that nothing overflows; 0 for a score of −inf."""
-    return (rows.x - rows.at(largest)).div_(temperature).exp_()
+def exponentials(rows: Rows, centre: Tensor, temperature: float) -> Tensor:
+    """exp((s − centre)/T); 0 for a score of −inf."""
+    x = rows.x - rows.at(centre) if bool(centre.any()) else rows.x
+    return (x / temperature).exp_()
+
+
+def _far(largest: Tensor, temperature: float) -> Tensor:
+    return (largest / temperature).abs() > REACH
 
 
 class Softmax(Weight[Partition]):
     """exp(s/T)/Σexp(s/T) over the scope. A score of −inf has weight 0, +inf is an error.
+
+    The scope's largest score is subtracted first where it lies further than 64·T from 0, so that nothing overflows. One
+    pass, and one more where it does.
 
     temperature: T > 0, in the score's unit; small is sharp, large is even.
     Source: Boltzmann; torch.softmax.
@@ -62,17 +104,20 @@ class Softmax(Weight[Partition]):
     temperature: float = Field(default=1.0, gt=0, allow_inf_nan=False)
 
     def fit(self) -> Fit[Partition]:
-        largest = (yield Largest()).high
-        if bool((largest == torch.inf).any()):
+        near = yield Nearby(temperature=self.temperature)
+        if bool((near.largest == torch.inf).any()):
             raise DataError(INFINITE)
-        largest = torch.where(largest == -torch.inf, 0.0, largest)
-        total = (yield Exponentials(largest=largest, temperature=self.temperature)).value()
+        largest, total = torch.where(near.largest == -torch.inf, 0.0, near.largest), near.sums.value()
+        far = _far(largest, self.temperature)
+        if bool(far.any()):
+            again = yield Exponentials(centre=torch.where(far, largest, 0.0), temperature=self.temperature)
+            total = torch.where(far, again.value(), total)
         return Partition(largest=largest, total=torch.where(total > 0, total, 1.0))
 
     def __call__(self, rows: Rows, known: Partition) -> Tensor:
         if len(rows.x) and not float(rows.x.amax()) < torch.inf:
             refused(rows, rows.x == torch.inf, INFINITE)
-        return exponentials(rows, known.largest, self.temperature).div_(rows.at(known.total))
+        return exponentials(rows, known.centre(self.temperature), self.temperature).div_(rows.at(known.total))
 
 
 class Whole(Frozen):

@@ -788,6 +788,20 @@ def test_softmax_is_torchs_and_scipys(temperature):
     np.testing.assert_allclose(got.numpy(), scipy.special.softmax(x.numpy() / temperature), rtol=1e-11)
 
 
+def test_softmax_asks_again_where_scores_lie_far_from_zero_and_there_alone():
+    softmax = WEIGHTS["softmax"](temperature=2.0)
+    x = torch.randn(5, 400, dtype=torch.float64, generator=torch.Generator().manual_seed(4)) * 3
+    x += tensor([0.0, 1e6, -3e3, 110.0, -1e300])[:, None]
+    asked, together = [], Rows(x.reshape(-1), ids=torch.arange(5).repeat_interleave(400), size=5)
+    known = fitted(softmax, [together], asked)
+    got = softmax(together, known).reshape(5, 400)
+    torch.testing.assert_close(got, torch.softmax(x / 2, 1), rtol=1e-13, atol=1e-300)
+    assert len(asked) == 2 and known.centre(2.0).tolist() == [0.0, float(x[1].max()), float(x[2].max()), 0.0, -1e300]
+    for i, passes in enumerate((1, 2, 2, 1, 2)):
+        asked, alone = [], Rows(x[i])
+        assert torch.equal(softmax(alone, fitted(softmax, [alone], asked)), got[i]) and len(asked) == passes
+
+
 def test_softmax_of_infinite_scores():
     assert run(WEIGHTS["softmax"](), [-math.inf, 0.0]).tolist() == [0.0, 1.0]
     assert run(WEIGHTS["softmax"](), [-math.inf] * 2).tolist() == [0.0, 0.0]
