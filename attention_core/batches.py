@@ -6,6 +6,7 @@ import base64
 import errno
 import io
 import json
+import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -111,8 +112,8 @@ class Batch:
         Raises:
             DataError: where a column cannot be read, or not all of it.
         """
-        there, old = self._contents()
-        absent = self._absent()
+        there, old, group = self._contents()
+        rows, absent = _aligned(rows, group), self._absent()
         own = None if columns is None else [c for c in columns if c not in self.partitions and c not in absent]
         with reading(self.path, blame=lambda: self._unreadable(own)):
             if own is None:
@@ -140,14 +141,15 @@ class Batch:
         with reading(self.path, blame=self._unknown_to_arrow), pq.ParquetFile(arrow(self.path)) as file:
             yield file
 
-    def _contents(self) -> tuple[int, bool]:
-        """How many rows there are, and whether any of their times are INT96."""
+    def _contents(self) -> tuple[int, bool, int]:
+        """How many rows there are, whether any of their times are INT96, and the rows of the first row group."""
         with self._footer() as file:
-            counted = sum(file.metadata.row_group(i).num_rows for i in range(file.metadata.num_row_groups))
+            groups = [file.metadata.row_group(i).num_rows for i in range(file.metadata.num_row_groups)]
+            counted = sum(groups)
             if counted != file.metadata.num_rows:
                 raise DataError(f"{self.path}: the footer counts {file.metadata.num_rows} rows, its parts {counted}")
             columns = (file.schema.column(i) for i in range(len(file.schema)))
-            return int(counted), any(column.physical_type == "INT96" for column in columns)
+            return int(counted), any(column.physical_type == "INT96" for column in columns), max(groups[:1], default=0)
 
     def _refuse_beyond(self, frame: pl.DataFrame) -> None:
         beyond = [column.name for column in frame.get_columns() if _latest(column) == _BEYOND]
@@ -206,6 +208,13 @@ class Batch:
             pl.lit(None, dtype=dtype).alias(in_file(n) if n in self.partitions else n) for n, dtype in absent.items()
         ]
         return nulls + [pl.lit(value, dtype=self.types[name]).alias(name) for name, value in self.partitions.items()]
+
+
+def _aligned(rows: int, group: int) -> int:
+    """About so many rows, such that chunks end where row groups do: a chunk of two pieces would be copied into one."""
+    if not 0 < group:
+        return rows
+    return rows // group * group if group <= rows else math.ceil(group / math.ceil(group / rows))
 
 
 @lru_cache(maxsize=256)

@@ -10,12 +10,15 @@ from torch import Tensor
 from attention_core.contract import Fit, Rows
 from attention_core.frozen import Frozen
 from attention_core.kinds import Score
-from attention_core.questions import Count, Extent, Sum, Term, both, parts
+from attention_core.questions import Count, Extent, Extents, Sum, Term, both, parts
 from attention_core.selection import median_and_deviation
 
 ROBUST = (
     "robust_zscore needs a finite median and deviation, and half of the keys are infinite or too far apart; mask them"
 )
+
+ENOUGH = 16  # times the variance is at least the mean square, where it is taken from that: good to 2^-46
+LARGE = 2.0**500  # keys up to there, and down to 1 over it, have squares that float64 can sum
 
 
 class Spread(Frozen):
@@ -23,6 +26,13 @@ class Spread(Frozen):
 
     middle: Tensor
     width: Tensor
+
+
+class Squares(Term):
+    """Σx², of keys whose squares can be summed; what is larger counts as LARGE."""
+
+    def term(self, rows: Rows) -> Tensor:
+        return rows.x.clamp(-LARGE, LARGE).square_()
 
 
 class SquaresAbout(Term):
@@ -39,6 +49,8 @@ class SquaresAbout(Term):
 class ZScore(Score[Spread]):
     """Standard deviations from the mean: |x − μ|/σ, with the population's σ; 0 where σ = 0.
 
+    One pass, and one more where the mean lies further than some 4·σ from 0: σ² = E[x²] − μ² loses too much there.
+
     absolute: false gives (x − μ)/σ, with its sign.
     """
 
@@ -46,15 +58,27 @@ class ZScore(Score[Spread]):
     absolute: bool = True
 
     def fit(self) -> Fit[Spread]:
-        count, total, extent = parts((yield both(Count(), Sum(), Extent())))
+        count, total, extent, squares = parts((yield both(Count(), Sum(), Extent(), Squares())))
         mean = torch.minimum(torch.maximum(total.mean(count.n), extent.low), extent.high)
         mean = torch.where(count.n > 0, mean, 0.0)
-        unit = power_of_two(torch.maximum(extent.high / 2 - mean / 2, mean / 2 - extent.low / 2) * 2)
-        squares = yield SquaresAbout(mean=mean, unit=unit)
-        return Spread(middle=mean, width=torch.sqrt(squares.mean(count.n)) * unit)
+        square = squares.mean(count.n)
+        variance, largest = square - mean * mean, torch.maximum(extent.high, -extent.low)
+        enough = (variance * ENOUGH >= square) & (largest >= 1 / LARGE) & (largest <= LARGE)
+        width = torch.where(enough, variance, 0.0).sqrt()
+        asked = ~enough & (extent.low < extent.high)
+        if bool(asked.any()):
+            width = torch.where(asked, (yield from _deviation(count.n, mean, extent)), width)
+        return Spread(middle=mean, width=width)
 
     def __call__(self, rows: Rows, known: Spread) -> Tensor:
         return standardised(rows, known, self.absolute)
+
+
+def _deviation(count: Tensor, mean: Tensor, extent: Extents) -> Fit[Tensor]:
+    """σ (size,) float64, from the squares about the mean."""
+    unit = power_of_two(torch.maximum(extent.high / 2 - mean / 2, mean / 2 - extent.low / 2) * 2)
+    squares = yield SquaresAbout(mean=mean, unit=unit)
+    return torch.sqrt(squares.mean(count)) * unit
 
 
 class RobustZScore(Score[Spread]):

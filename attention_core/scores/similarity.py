@@ -232,7 +232,7 @@ class Similarity(Score[Where | None]):
 
 
 class Dot(Similarity):
-    """The inner product of query and key: q·k. No pass; one for a centroid, two to standardise.
+    """The inner product of query and key: q·k. No pass; one for a centroid, one or two to standardise.
 
     query: a list of numbers, one for all rows; {column: name}, the row's own; centroid, the mean of the scope's keys;
         or {table: FILE, match: [columns], column: name or names}, from the row of a Parquet file where the columns have

@@ -9,6 +9,7 @@ import random
 import re
 import tempfile
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from pathlib import Path
 from typing import Annotated
 
@@ -778,6 +779,20 @@ def test_zscore_of_far_numbers_and_of_a_constant():
         run(SCORES["zscore"](absolute=False), x.tolist()).numpy(), (x - x.mean()) / x.std(), atol=1e-6
     )
     assert run(SCORES["zscore"](), [0.1] * 7).tolist() == [0.0] * 7
+
+
+@pytest.mark.parametrize(("middle", "passes"), [(0, 1), (3.5, 1), (-3.5, 1), (5, 2), (1e9, 2), (-1e7, 2)])
+@pytest.mark.parametrize("scale", [1.0, 1e-160, 2.0**-1060, 1e155])
+def test_zscore_is_exact_where_it_takes_one_pass_and_where_two(middle, passes, scale):
+    x = tensor((np.random.default_rng(2).normal(0, 1, 200) + middle).tolist()) * (scale if abs(middle) < 1e6 else 1.0)
+    exact = [Fraction(v) for v in x.tolist()]
+    mean = sum(exact) / len(exact)
+    variance = sum((v - mean) ** 2 for v in exact) / len(exact)
+    asked, rows = [], Rows(x)
+    known = fitted(SCORES["zscore"](), [rows], asked)
+    width = Fraction(float(known.width))
+    assert abs(width**2 - variance) <= variance * Fraction(2) ** (-44 if scale > 1e-300 else -8)
+    assert len(asked) == (passes if scale == 1.0 else 2)
 
 
 @pytest.mark.parametrize("temperature", [0.01, 1.0, 50.0])

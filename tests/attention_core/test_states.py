@@ -47,13 +47,16 @@ def fresh(folder, sink="fresh"):
 
 
 def test_a_first_question_costs_the_new_batches_only(tmp_path):
+    def far(seed):
+        return frame(30, seed).with_columns(pl.col("x") + 100)  # two passes
+
     folder = Folder(tmp_path).job({"key": "x", "score": "zscore", "apply": "weights"})
     for i in range(3):
-        folder.put(f"{i}.parquet", frame(30, i))
+        folder.put(f"{i}.parquet", far(i))
     with reads() as seen:
         folder.run()
     assert sorted(seen) == sorted(["0.parquet", "1.parquet", "2.parquet"] * 2)
-    folder.put("3.parquet", frame(30, 3))
+    folder.put("3.parquet", far(3))
     with reads() as seen:
         folder.run()
     # the mean moved, so that squares about it are asked of all
@@ -63,6 +66,16 @@ def test_a_first_question_costs_the_new_batches_only(tmp_path):
     with reads() as seen:
         assert folder.run().written == 1
     assert seen == []
+
+
+def test_one_pass_of_zscore_costs_the_new_batches_only_though_the_mean_moved(tmp_path):
+    folder = Folder(tmp_path).job({"key": "x", "score": "zscore", "apply": "weights"})
+    folder.put("0.parquet", frame(30, 0))
+    folder.run()
+    folder.put("1.parquet", frame(30, 1))
+    with reads() as seen:
+        assert folder.run().written == 2
+    assert seen == ["1.parquet"] and bits(tmp_path / "out") == fresh(folder)
 
 
 def test_a_group_that_is_in_no_new_batch_costs_nothing(tmp_path):

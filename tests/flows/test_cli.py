@@ -108,7 +108,7 @@ def test_a_plan_as_json(folder):
     plan = json.loads(out)
     assert status == 0
     assert plan["batches"] == [{"batch": f"{n}.parquet", "status": "new", "why": ""} for n in "ab"]
-    assert (plan["job"], plan["gone"], plan["passes"], plan["other_versions"]) == ("demo", [], 2, 0)
+    assert (plan["job"], plan["gone"], plan["passes"], plan["other_versions"]) == ("demo", [], 1, 0)
     assert plan["schema"] == {"x": "Int64", "high_weight": "Float64", "x_weighted": "Float64"}
 
 
