@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import reduce
 from typing import Literal, Self
 
@@ -14,9 +14,9 @@ from torch import Tensor
 
 from attention_core.columns import Numbers, arrayed, booleans, components, numbers, series, vectors
 from attention_core.contract import only
-from attention_core.devices import CPU
+from attention_core.devices import CPU, ahead, cores
+from attention_core.errors import DataError
 from attention_core.frozen import Frozen
-from attention_core.questions import finite
 from attention_core.sums import Adding
 
 POOL_COLUMNS = ("rows", "weight_sum")  # of every table, beside its segments and its values
@@ -116,32 +116,38 @@ class Pools:
         """Rows with their weights (n,). ok: (n,) bool, the keys that are not missing; ids: (n,) int64, the segments."""
         at = torch.zeros(len(weight), dtype=torch.int64) if ids is None else ids.cpu()
         w, ok = weight.cpu(), None if ok is None else ok.cpu()
-        found = [vectors(c) if isinstance(c.dtype, pl.Array) else numbers(c) for c in columns]
+        found = [vectors(c, single=True) if isinstance(c.dtype, pl.Array) else numbers(c) for c in columns]
         there = [every(ok, f.ok) for f in found]
-        parts = [only(f.x, t) * _like(only(w, t), f.x) for f, t in zip(found, there, strict=True)]
-        products = [finite(part, INFINITE) for part in parts]
-        known = finite(only(w, ok), INFINITE)
-        where = [only(at, mask) for mask in there]
-        with self.lock:  # nothing fails from here on
+        with self.lock:
             self.rows += torch.bincount(at, minlength=len(self.rows))
-            for i, here in enumerate(where):
-                self.there[i] += torch.bincount(here, minlength=len(self.rows))
-        self.weights.add(known, only(at, ok))
-        for i, (product, here) in enumerate(zip(products, where, strict=True)):
-            self.products[i].add(product, here)
-            self.of[i].add(only(w, there[i]), here)
+        try:
+            self.weights.add(only(w, ok), only(at, ok))
+            for i, (value, here) in enumerate(zip(found, there, strict=True)):
+                self._add(i, only(value.x, here), only(w, here), only(at, here))
+        except OverflowError:
+            raise DataError(INFINITE) from None
+
+    def _add(self, i: int, value: Tensor, weight: Tensor, at: Tensor) -> None:
+        self.products[i].add(value, at, weight)
+        self.of[i].add(weight, at)
+        with self.lock:
+            self.there[i] += torch.bincount(at, minlength=len(self.rows))
 
     def columns(self, how: str, names: Sequence[str]) -> list[pl.Series]:
         """The table's columns beside the segments' own: rows, weight_sum, and each value; null where none is there."""
         weight_sum = self.weights.value()
         found = [series("rows", self.rows, None, pl.Int64()), series("weight_sum", weight_sum, None, pl.Float64())]
         for i, (name, dtype) in enumerate(zip(names, self.dtypes, strict=True)):
-            total, there = self.products[i].value(), self.there[i] > 0
+            total, there = self.products[i].value(_at_once), self.there[i] > 0
             if how == "mean":
                 weights = self.of[i].value()
                 total, there = total / _like(weights, total), there & (weights != 0)
             found.append(_typed(total, there, name, column_type(dtype)))
         return found
+
+
+def _at_once(work: Callable[[slice], Tensor], parts: Iterator[slice]) -> Iterator[Tensor]:
+    return ahead(parts, work, cores())
 
 
 def _like(weight: Tensor, x: Tensor) -> Tensor:

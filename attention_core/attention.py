@@ -31,6 +31,7 @@ from attention_core.stores import Where, located
 
 APPLY_ROWS = 1 << 18
 MOST_NUMBERS = 1 << 21  # of a vector column at once
+MOST_POOLED = 1 << 25  # where they are no keys: they are used as they were read, some rows at a time
 MOST_OF_A_PART = 1 << 40
 POSITION_BITS = 40  # for the row; the batch's place in dataset order stands above them
 LAST_PLACE = 1 << 22
@@ -92,10 +93,9 @@ class Look:
     spent: dict[str, float] = field(default_factory=dict)  # seconds of work on each head, by its first weight column
     lock: threading.Lock = field(default_factory=threading.Lock)
 
-    @property
-    def width(self) -> int:
-        """The components of the largest vector among what is read."""
-        return max((head.width for head in self.heads), default=1)
+    def width(self, columns: Iterable[str] | None) -> int:
+        """The components of the largest vector among these columns; None: among all that heads look at."""
+        return max((w for h in self.heads for c, w in h.widths if columns is None or c in columns), default=1)
 
     def first(self, part: Part, head: Head) -> int:
         """The position of a part's first row in the order of those that teach; negative where it is none of them."""
@@ -104,7 +104,6 @@ class Look:
 
     def chunks(self, part: Part, columns: Iterable[str] | None, rows: int) -> Iterator[tuple[int, pl.DataFrame]]:
         named = None if columns is None else sorted(columns)
-        rows = min(self.chunk_rows or rows_at_once(self.device, rows), max(1, MOST_NUMBERS // self.width))
         for chunk in part.read(named, rows):
             if self.stop():
                 raise Stopped("stopped; the sink is as it was")
@@ -139,13 +138,18 @@ class Look:
         return self.found[at]
 
     def above(
-        self, part: Part, columns: Iterable[str], statistics: Statistics, rows: int = APPLY_ROWS
+        self,
+        part: Part,
+        columns: Iterable[str],
+        statistics: Statistics,
+        rows: int = APPLY_ROWS,
+        most: int = MOST_NUMBERS,
     ) -> Iterator[tuple[int, pl.DataFrame]]:
         """The rows with these columns, those that heads make among them; no more is read than they take."""
         before = self._makers(columns)
         made = {c for h in self.heads for c in h.adds()}
         read = set(columns).union(*(h.reads() for h in before)) - made
-        return self.attended(part, before, statistics, read, rows)
+        return self.attended(part, before, statistics, read, rows, most)
 
     def _makers(self, columns: Iterable[str]) -> list[Head]:
         """The heads that make any of these columns, and those that they look at."""
@@ -172,6 +176,7 @@ class Look:
         statistics: Statistics,
         columns: Iterable[str] | None = None,
         rows: int = APPLY_ROWS,
+        most: int = MOST_NUMBERS,
         tell: Callable[[Mapping[str, Notice]], None] = lambda noticed: None,
     ) -> Iterator[tuple[int, pl.DataFrame]]:
         """The rows of a part with what the heads add, chunk by chunk; `tell` hears what they notice."""
@@ -188,6 +193,7 @@ class Look:
                 missed.append(head.missed(chunk))
             return start, chunk, missed, noticed
 
+        rows = min(self.chunk_rows or rows_at_once(self.device, rows), max(1, most // self.width(columns)))
         missed = [0] * len(heads)
         for start, chunk, keys, noticed in ahead(self.chunks(part, columns, rows), attend, self.threads(part)):
             missed = [a + b for a, b in zip(missed, keys, strict=True)]
@@ -249,7 +255,9 @@ class Look:
         where = [(h, self.segments(part, h, statistics)) for h in heads]
         knows = [(h, s, moved(statistics.of(h, s.keys), self.device)) for h, s in where]
         at = [None if k is None or s.keys is None else places(s.keys, k) for k, (_, s) in zip(keys, where, strict=True)]
-        columns = set[str]().union(*(head.inside().union(v for v, _, _ in head.values) for head in heads))
+        keys_of = set[str]().union(*(head.inside() for head in heads))
+        columns = keys_of.union(v for head in heads for v, _, _ in head.values)
+        most = MOST_NUMBERS if self.width(keys_of) > 1 else MOST_POOLED
 
         def add(item: tuple[int, pl.DataFrame]) -> None:
             start, chunk = item
@@ -257,7 +265,7 @@ class Look:
                 with _of(part, head), self._timed(head):
                     self._pooled(head, chunk, self.first(part, head), start, whole, known, pools, places_of)
 
-        for _ in ahead(self.above(part, columns, statistics, FIT_ROWS), add, self.threads(part)):
+        for _ in ahead(self.above(part, columns, statistics, FIT_ROWS, most), add, self.threads(part)):
             pass
 
     def _pooled(

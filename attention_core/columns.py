@@ -38,17 +38,17 @@ class Numbers:
         return ~self.nan if self.there is None else self.there & ~self.nan
 
 
-def vectors(column: pl.Series) -> Numbers:
+def vectors(column: pl.Series, *, single: bool = False) -> Numbers:
     """An Array or List column as float64: x (n, d). A vector with a null is null, one with a NaN is NaN.
 
-    A number is a vector of one component.
+    A number is a vector of one component. single: as of `numbers`.
 
     Raises:
         DataError: for lists that are not all as long. ValueError: for what is no number.
     """
     n = len(column)
     if not isinstance(column.dtype, pl.Array | pl.List):
-        one = numbers(column)
+        one = numbers(column, single=single)
         return Numbers(one.x.reshape(n, 1), one.there, one.nan)
     if isinstance(column.dtype, pl.List):
         lengths = sorted(column.drop_nulls().list.len().unique().to_list())
@@ -56,7 +56,7 @@ def vectors(column: pl.Series) -> Numbers:
             raise DataError(f"the vectors of {column.name!r} have {lengths[0]} to {lengths[-1]} components")
         column = column.list.to_array(lengths[0] if lengths else 0)
     assert isinstance(column.dtype, pl.Array)
-    d, found = column.dtype.size, numbers(components(column))
+    d, found = column.dtype.size, numbers(components(column), single=single)
     there, nan = mask(column), None
     if found.there is not None:
         whole = found.there.reshape(n, d).all(1)
@@ -114,8 +114,10 @@ def tensor(column: pl.Series) -> Tensor:
     return torch.from_dlpack(array)  # type: ignore[attr-defined]
 
 
-def numbers(column: pl.Series) -> Numbers:
+def numbers(column: pl.Series, *, single: bool = False) -> Numbers:
     """A column as float64; times are microseconds (since 1970, in UTC where they have a zone).
+
+    single: Float32 stays float32.
 
     Raises:
         ValueError: for a type that is not a number or a time.
@@ -125,7 +127,8 @@ def numbers(column: pl.Series) -> Numbers:
         raise ValueError(f"{dtype} is not a number")
     if dtype == pl.Null:
         column = column.cast(pl.Float64)
-    x = tensor(column).to(torch.float64)
+    x = tensor(column)
+    x = x if single and dtype == pl.Float32 else x.to(torch.float64)
     if dtype == pl.Date:
         x = x * 8.64e10
     elif dtype == pl.Time:

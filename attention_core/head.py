@@ -133,7 +133,7 @@ class Head(Frozen):
     written: bool
     pool: str | None = None  # how values are pooled
     least: float | None = None  # the smallest weight that a row needs to stay
-    width: int = 1  # the components of the largest vector among what it reads
+    widths: tuple[tuple[str, int], ...] = ()  # the vectors among what it reads, with how many components
     lists: bool = False  # the key is a List, and attention is shared among its elements
 
     def columns(self) -> set[str]:

@@ -310,7 +310,9 @@ class Rule(Frozen):
             written=self.apply != "none",
             pool=self.pools(),
             least=self.keeps(),
-            width=max((_width(schema[c]) for c in (*keys, *(v for v, _ in values))), default=1),
+            widths=tuple(
+                (c, w) for c in dict.fromkeys((*keys, *(v for v, _ in values))) if (w := _width(schema[c])) > 1
+            ),
             lists=over == "row" and isinstance(schema[keys[0]], pl.List),
         )
 

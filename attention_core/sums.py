@@ -24,6 +24,7 @@ LIMBS = 3
 BLOCK = 1 << 16  # rows at once: fits the cache
 EXACT = 1 << 22  # so many pieces of 30 bits add up exactly in a float64, which is faster than int64
 LOWEST = -33  # the top of a segment without addends: its limbs reach down to 2^-1080, below all that float64 has
+Mapped = Callable[[Callable[[slice], Tensor], Iterator[slice]], Iterable[Tensor]]
 _BASE = 2.0**BITS
 _MASK = (1 << BITS) - 1
 
@@ -50,10 +51,16 @@ class Sums:
         if ids is None and x.ndim == 1:
             top = top_of(magnitude(x)) if top is None else int(top)
             return Sums.of_blocks(torch.split(x, BLOCK), top, x.device)
+        ids = torch.zeros(len(x), dtype=torch.int64, device=x.device) if ids is None else ids
+        if len(x) > EXACT:
+            half = len(x) // 2
+            return Sums.of(x[:half], ids[:half], size, top) + Sums.of(x[half:], ids[half:], size, top)
         shape = (size, *x.shape[1:])
-        tops = torch.full(shape, top, device=x.device) if isinstance(top, int) else top
-        adding = Adding(shape, x.device, tops)
-        adding.add(x, torch.zeros(len(x), dtype=torch.int64, device=x.device) if ids is None else ids)
+        if top is None:
+            largest = torch.zeros(shape, dtype=torch.float64, device=x.device)
+            top = tops_of(largest.scatter_reduce_(0, _beside(ids, x), x.abs(), "amax"))
+        adding = Adding(shape, x.device, torch.full(shape, top, device=x.device) if isinstance(top, int) else top)
+        adding.add(x, ids)
         return adding.sums()
 
     @staticmethod
@@ -87,6 +94,10 @@ class Sums:
         a, b = self._aligned(top), other._aligned(top)
         low = a.low + b.low
         return Sums(top, low & _MASK, a.high + b.high + (low >> BITS))
+
+    def part(self, rows: slice) -> Sums:
+        """Some of the segments."""
+        return Sums(self.top[rows], self.low[:, rows], self.high[:, rows])
 
     def spread(self, ids: Tensor, size: int) -> Sums:
         limbs = (torch.stack([placed(limb, ids, size, 0) for limb in v]) for v in (self.low, self.high))
@@ -139,37 +150,61 @@ class Sums:
 class Adding:
     """Adds rows to the sums of (size,) or (size, d) segments as they come, without a state for each chunk of them.
 
-    Several threads may add at once. tops: where they are known beforehand.
+    Vectors are taken segment by segment, so that a segment's limbs are fetched from memory once for all its rows.
+    Several threads may add at once. tops: where they are known beforehand, of all rows that will come, EXACT at most.
     """
 
     def __init__(self, shape: tuple[int, ...], device: torch.device, tops: Tensor | None = None) -> None:
         self.known = tops is not None
-        self.tops = torch.full(shape, LOWEST, device=device) if tops is None else tops
-        self.powers = _in_blocks(lambda top: _power(1 - top), self.tops, torch.float64)
+        self.tops = torch.full(shape, LOWEST, dtype=torch.int8, device=device) if tops is None else tops
+        self.powers = torch.zeros(shape, dtype=torch.float64, device=device) if tops is None else _power(1 - tops)
         self.open = torch.zeros(LIMBS, *shape, dtype=torch.float64, device=device)
-        self.rows = 0  # that `open` holds
+        self.met = torch.full(shape[:1], self.known, device=device)  # the segments whose tops are known
+        self.rows = torch.zeros(shape[:1], dtype=torch.int64, device=device)  # of each segment, that `open` may hold
+        self.coming = torch.zeros_like(self.rows)  # those of them that are being added
         self.raised = 0  # how often tops have changed
         self.done: Sums | None = None
         self.lock = threading.Lock()
 
-    def add(self, x: Tensor, ids: Tensor) -> None:
-        """x (n,) or (n, d) float64, all finite, to the segments ids (n,) int64."""
-        with self.lock:
-            if not self.rows and not self.known:
-                largest = torch.zeros_like(self.powers).scatter_reduce_(0, _beside(ids, x), x.abs(), "amax")
-                self.tops = _in_blocks(tops_of, largest, torch.int64)
-                self.powers = _in_blocks(lambda top: _power(1 - top), self.tops, torch.float64)
-                self.raised += 1
-        block = max(1, BLOCK // max(1, math.prod(x.shape[1:])))
-        for rows, at in zip(torch.split(x, block), torch.split(ids, block), strict=True):
-            while not self._added(rows, at):
+    def add(self, x: Tensor, ids: Tensor, weight: Tensor | None = None) -> None:
+        """x (n,) or (n, d), times weight (n,), to the segments ids (n,) int64; n is EXACT at most.
+
+        Raises:
+            OverflowError: where a product is not finite.
+        """
+        coming, block = self._make_room(ids), BLOCK if x.ndim == 1 else max(1, 2 * BLOCK // max(1, x.shape[1]))
+        for rows in torch.split(ids.argsort(), block) if x.ndim > 1 else _ranges(len(x), block):
+            at, addends = ids[rows], x[rows] if x.ndim == 1 else x.index_select(0, rows)  # type: ignore[arg-type]
+            addends = addends.double()
+            addends = addends if weight is None else addends * weight[rows].reshape(-1, *[1] * (x.ndim - 1))
+            while not self._added(addends, at):
                 pass
+        with self.lock:
+            self.coming -= coming
+
+    def _make_room(self, ids: Tensor) -> Tensor:
+        """How many rows each segment gets; closes what is open where these would be more than add up exactly."""
+        if self.known:
+            return self.rows
+        coming = torch.bincount(ids, minlength=len(self.rows))
+        with self.lock:
+            if bool((self.rows + coming > EXACT).any()):
+                self.done = self.sums()
+                self.open.zero_()
+                self.rows.copy_(self.coming)
+            self.rows += coming
+            self.coming += coming
+        return coming
 
     def _added(self, x: Tensor, ids: Tensor) -> bool:
         """Whether these rows are added; not where the tops changed meanwhile, by which they were cut into pieces."""
+        if not self.known:
+            self._meet(x, ids)
         raised, where = self.raised, _beside(ids, x)
         shares = x * self.powers.index_select(0, ids)
-        if not self.known and len(x) and float(torch.stack(shares.aminmax()).abs().amax()) >= _BASE:
+        if not self.known and not magnitude(shares) < _BASE:
+            if not math.isfinite(magnitude(x)):
+                raise OverflowError
             with self.lock:
                 if raised == self.raised:
                     self._raise(x, where, shares.abs() >= _BASE)
@@ -179,13 +214,19 @@ class Adding:
         with self.lock:
             if raised != self.raised:
                 return False
-            if self.rows + len(x) > EXACT:
-                self.done, self.rows = self.sums(), 0
-                self.open.zero_()
-            self.rows += len(x)
             for limb, piece in zip(self.open, pieces, strict=True):
                 limb.scatter_add_(0, where, piece)
         return True
+
+    def _meet(self, x: Tensor, ids: Tensor) -> None:
+        """Takes the tops of segments that have no rows yet from one of these; the others may raise them."""
+        with self.lock:
+            new = ~self.met.index_select(0, ids)
+            if bool(new.any()):
+                at = ids[new]
+                self.tops[at] = tops_of(x[new].abs()).to(torch.int8)
+                self.powers[at] = _power(1 - self.tops[at].long())
+                self.met[at] = True
 
     def _raise(self, x: Tensor, where: Tensor, over: Tensor) -> None:
         """Lets the limbs of the segments that these addends have outgrown stand higher."""
@@ -194,10 +235,10 @@ class Adding:
         at, mine = torch.unique(entries, return_inverse=True)
         new = tops_of(x.new_zeros(len(at)).scatter_reduce_(0, mine, x[over].abs(), "amax"))
         tops, limbs = self.tops.reshape(-1), self.open.reshape(LIMBS, -1)
-        down, old = new - tops[at], limbs[:, at]
+        down, old = new - tops[at], limbs[:, at]  # int64, as `new`
         for k in range(LIMBS):
             limbs[k, at] = sum((torch.where(down == k - i, old[i], 0.0) for i in range(k)), torch.zeros_like(old[0]))
-        tops[at] = new
+        tops[at] = new.to(tops.dtype)
         self.powers.reshape(-1)[at] = _power(1 - new)
 
     def limbs(self) -> Tensor:
@@ -206,16 +247,18 @@ class Adding:
 
     def sums(self) -> Sums:
         """The sums of all rows so far."""
-        here = _split(self.tops.clone(), self.limbs())
+        here = _split(self.tops.to(torch.int64, copy=True), self.limbs())
         return here if self.done is None else self.done + here
 
-    def value(self) -> Tensor:
-        """The sums as float64, some segments at a time: their limbs take six times as much."""
-        if self.done is not None:
-            return self.sums().value()
-        many = max(1, BLOCK // max(1, math.prod(self.tops.shape[1:])))
-        parts = zip(torch.split(self.tops, many), torch.split(self.open, many, 1), strict=True)
-        return torch.cat([_split(tops, limbs.to(torch.int64)).value() for tops, limbs in parts])
+    def value(self, each: Mapped = map) -> Tensor:
+        """The sums as float64, some segments at a time: their limbs take six times as much. each: as `map`."""
+
+        def of(rows: slice) -> Tensor:
+            here = _split(self.tops[rows].long(), self.open[:, rows].to(torch.int64))
+            return (here if self.done is None else self.done.part(rows) + here).value()
+
+        size, d = len(self.tops), math.prod(self.tops.shape[1:])
+        return torch.cat(list(each(of, _ranges(size, max(1, BLOCK // max(1, d)))))) if size else self.sums().value()
 
 
 def placed(values: Tensor, ids: Tensor, size: int, fill: float) -> Tensor:
@@ -234,17 +277,13 @@ def magnitude(x: Tensor) -> float:
     return float(torch.stack(x.aminmax()).abs().amax()) if x.numel() else 0.0
 
 
+def _ranges(n: int, block: int) -> Iterator[slice]:
+    return (slice(start, start + block) for start in range(0, n, block))
+
+
 def _beside(ids: Tensor, x: Tensor) -> Tensor:
     """The segment of each number of x: a vector's components are all in its row's."""
     return ids if x.ndim == 1 else ids[:, None].expand_as(x)
-
-
-def _in_blocks(of: Callable[[Tensor], Tensor], x: Tensor, dtype: torch.dtype) -> Tensor:
-    """What a function makes of each number, without room for all that it makes on the way."""
-    out = torch.empty(x.shape, dtype=dtype, device=x.device)
-    for into, block in zip(torch.split(out.reshape(-1), BLOCK), torch.split(x.reshape(-1), BLOCK), strict=True):
-        into.copy_(of(block))
-    return out
 
 
 def top_of(largest: float) -> int:
