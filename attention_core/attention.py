@@ -15,8 +15,9 @@ import polars as pl
 import torch
 from torch import Tensor
 
+from attention_core.answers import Answer, Gathered
 from attention_core.apply import POOL_COLUMNS, Pools, column_type, inner
-from attention_core.columns import ONE, Segments, places, segments, union
+from attention_core.columns import ONE, Segments, places, segments
 from attention_core.contract import conclude, together
 from attention_core.devices import CPU, ahead, cores, halving, moved, rows_at_once
 from attention_core.errors import DataError, FarolError, JobError, Stopped
@@ -31,6 +32,7 @@ from attention_core.stores import Where, located
 
 APPLY_ROWS = 1 << 18
 MOST_NUMBERS = 1 << 21  # of a vector column at once
+MOST_KEPT = 48 << 20  # bytes
 MOST_POOLED = 1 << 25  # where they are no keys: they are used as they were read, some rows at a time
 MOST_OF_A_PART = 1 << 40
 POSITION_BITS = 40  # for the row; the batch's place in dataset order stands above them
@@ -88,6 +90,7 @@ class Look:
     order: Mapping[str, int] = field(default_factory=dict)  # of the parts that teach, by name
     states: States = field(default_factory=States)
     inputs: Mapping[str, Input] = field(default_factory=dict)  # of the parts whose states are kept, by name
+    room: int = MOST_KEPT  # that the next two may take; what does not fit is found again
     found: dict[tuple[str, str], Segments] = field(default_factory=dict)
     kept: dict[tuple[str, str], pl.DataFrame | None] = field(default_factory=dict)
     spent: dict[str, float] = field(default_factory=dict)  # seconds of work on each head, by its first weight column
@@ -113,17 +116,19 @@ class Look:
     def keys(self, part: Part, head: Head, statistics: Statistics) -> pl.DataFrame | None:
         """What the segments of a part in a head's scope stand for; kept from run to run."""
         at = (part.name, scope(head))
+        if at in self.kept:
+            return self.kept[at]
         if not isinstance(head.over, tuple) or at in self.found:
             return self.segments(part, head, statistics).keys
-        if at not in self.kept:
-            own, off = self.inputs.get(part.name, NO_INPUT), self.states.folder is None
-            name = "" if off else name_of(own.id, "keys", at, self._above(part, head.over, statistics))
-            found = self.states.get(name)
-            if found is None:
-                found = self.segments(part, head, statistics).keys
-                self.states.put(name, found, own.size)
+        own, off = self.inputs.get(part.name, NO_INPUT), self.states.folder is None
+        name = "" if off else name_of(own.id, "keys", at, self._above(part, head.over, statistics))
+        found = self.states.get(name)
+        if found is None:
+            found = self.segments(part, head, statistics).keys
+            self.states.put(name, found, own.size)
+        if self._fits(int(found.estimated_size())):
             self.kept[at] = found
-        return self.kept[at]
+        return found  # type: ignore[no-any-return]
 
     def segments(self, part: Part, head: Head, statistics: Statistics) -> Segments:
         """The segments of a part in a head's scope, with that of each row."""
@@ -132,10 +137,25 @@ class Look:
         if not isinstance(head.over, tuple):
             return ONE
         at = (part.name, scope(head))
-        if at not in self.found:
-            chunks = [chunk.select(head.over) for _, chunk in self.above(part, head.over, statistics, FIT_ROWS)]
-            self.found[at] = segments(pl.concat(chunks)) if chunks else Segments(None, None, 0)
-        return self.found[at]
+        if at in self.found:
+            return self.found[at]
+        chunks = [chunk.select(head.over) for _, chunk in self.above(part, head.over, statistics, FIT_ROWS)]
+        found = segments(pl.concat(chunks)) if chunks else Segments(None, None, 0)
+        if self._fits(found.nbytes()):
+            self.found[at] = found
+        return found
+
+    def _segments(self, part: Part, heads: Sequence[Head], statistics: Statistics) -> list[Segments]:
+        """The segments for each of several heads, found once a scope."""
+        scopes = {scope(head): head for head in heads}
+        found = {name: self.segments(part, head, statistics) for name, head in scopes.items()}
+        return [found[scope(head)] for head in heads]
+
+    def _fits(self, size: int) -> bool:
+        with self.lock:
+            fits = size <= self.room
+            self.room -= size if fits else 0
+        return fits
 
     def above(
         self,
@@ -180,7 +200,7 @@ class Look:
         tell: Callable[[Mapping[str, Notice]], None] = lambda noticed: None,
     ) -> Iterator[tuple[int, pl.DataFrame]]:
         """The rows of a part with what the heads add, chunk by chunk; `tell` hears what they notice."""
-        where = [(h, self.segments(part, h, statistics)) for h in heads]
+        where = list(zip(heads, self._segments(part, heads, statistics), strict=True))
         knows = [(h, s, moved(statistics.of(h, s.keys), self.device)) for h, s in where]
 
         def attend(item: tuple[int, pl.DataFrame]) -> tuple[int, pl.DataFrame, list[int], Mapping[str, Notice]]:
@@ -203,13 +223,13 @@ class Look:
             with _of(part, head):
                 _refuse_missing(many)
 
-    def answers(self, part: Part, asks: Sequence[Ask], statistics: Statistics) -> list[Answer]:
-        """What a part answers to the questions of one round: one pass over the columns that they need.
+    def answers(self, part: Part, asks: Sequence[Ask], statistics: Statistics) -> dict[str, Answer]:
+        """What a part answers to the questions of one round, by scope: one pass over the columns that they need.
 
         What it answered in a run before to the same question, and knowing the same, it is not asked again.
         """
-        keys = [self.keys(part, ask.head, statistics) for ask in asks]
-        local = [_local(ask, k, statistics) for ask, k in zip(asks, keys, strict=True)]
+        keys = {scope(ask.head): self.keys(part, ask.head, statistics) for ask in asks}
+        local = [_local(ask, keys[scope(ask.head)], statistics) for ask in asks]
         names = [self._name(part, ask, statistics) for ask in local]
         states = [self.states.get(name, ask.question) for name, ask in zip(names, asks, strict=True)]
         new = [i for i, state in enumerate(states) if state is None]
@@ -218,10 +238,13 @@ class Look:
             states[i] = moved(state, CPU)
             if state is not None:
                 self.states.put(names[i], states[i], self.inputs.get(part.name, NO_INPUT).size)
-        return [Answer(k, state) for k, state in zip(keys, states, strict=True)]
+        return {
+            name: Answer(k, tuple(state for ask, state in zip(asks, states, strict=True) if scope(ask.head) == name))
+            for name, k in keys.items()
+        }
 
     def _answers(self, part: Part, asks: Sequence[Ask], statistics: Statistics) -> list[Any]:
-        where = [self.segments(part, ask.head, statistics) for ask in asks]
+        where = self._segments(part, [ask.head for ask in asks], statistics)
         local = [moved(ask, self.device) for ask in asks]
         states: list[Any] = [None] * len(asks)
         columns = set[str]().union(*(ask.head.inside() for ask in asks))
@@ -252,7 +275,7 @@ class Look:
         self, part: Part, heads: Sequence[Head], statistics: Statistics, into: Sequence[Pools], keys: Sequence[Any]
     ) -> None:
         """Adds a part to the pools of these heads: one pass over the columns that they need."""
-        where = [(h, self.segments(part, h, statistics)) for h in heads]
+        where = list(zip(heads, self._segments(part, heads, statistics), strict=True))
         knows = [(h, s, moved(statistics.of(h, s.keys), self.device)) for h, s in where]
         at = [None if k is None or s.keys is None else places(s.keys, k) for k, (_, s) in zip(keys, where, strict=True)]
         keys_of = set[str]().union(*(head.inside() for head in heads))
@@ -307,14 +330,6 @@ class Look:
             self.spent[column] = self.spent.get(column, 0.0) + took
 
 
-@dataclass(frozen=True, eq=False)
-class Answer:
-    """A part's state, about these segments; None where it has no rows."""
-
-    keys: pl.DataFrame | None
-    state: Any
-
-
 def fit(look: Look, each: Callable[[Callable[[Part], Any]], list[Any]], before: Statistics = NOTHING) -> Statistics:
     """Asks what the heads must know, round by round; `each` gives what a function returns for every part.
 
@@ -324,9 +339,17 @@ def fit(look: Look, each: Callable[[Callable[[Part], Any]], list[Any]], before: 
 
     def ask(asked: tuple[tuple[Ask, ...], dict[str, Known]]) -> tuple[Any, ...]:
         asks, known = asked
-        before = Statistics(known=known, keys=keys)
-        columns = list(zip(*each(lambda part: look.answers(part, asks, before)), strict=True))
-        return tuple(_merged(ask.head, answers, keys) for ask, answers in zip(asks, columns, strict=True))
+        before, gathered = Statistics(known=known, keys=dict(keys)), Gathered(keys)
+        each(lambda part: gathered.add(look.answers(part, asks, before)))
+        states: dict[str, list[Any]] = {}
+        for name in dict.fromkeys(scope(ask.head) for ask in asks):
+            whole = gathered.whole(name)
+            if whole is None:
+                raise JobError("the source has no rows, so that nothing can be known of it")
+            states[name] = list(whole.states)
+            if whole.keys is not None:
+                keys[name] = whole.keys
+        return tuple(states[scope(ask.head)].pop(0) for ask in asks)
 
     fits = {head.weights[0]: head.fit() for head in look.heads if head.weights[0] not in before.known}
     return Statistics(known=conclude(together(fits, needs(look.heads), before.known), ask), keys=dict(keys))
@@ -347,10 +370,10 @@ def tables(
     heads, schema = pooling(look.heads), whole_schema(look.heads, schema)
     if not heads:
         return {}
-    keys = [
-        None if found[0] is None else union(found)
-        for found in zip(*each(lambda p: [look.keys(p, h, statistics) for h in heads]), strict=True)
-    ]
+    gathered = Gathered({})
+    each(lambda p: gathered.add({scope(h): Answer(look.keys(p, h, statistics), ()) for h in heads}))
+    answers = [gathered.whole(scope(h)) for h in heads]
+    keys = [None if answer is None else answer.keys for answer in answers]
     sizes = [1 if k is None else k.height for k in keys]
     pools = [Pools(n, [schema[v] for v, _, _ in h.values]) for n, h in zip(sizes, heads, strict=True)]
     each(_at_once(lambda part: look.pool(part, heads, statistics, pools, keys)))
@@ -453,7 +476,7 @@ def _fitted(
     before = NOTHING if published is None else of_sink(located(published), heads).statistics
     part, at_once = FramePart(frame), cores() if frame.height > APPLY_ROWS else 1
     order = {} if published is None else {part.name: LAST_PLACE}
-    look = Look(heads, chunk_rows, order=order, threads=lambda part: at_once)
+    look = Look(heads, chunk_rows, order=order, threads=lambda part: at_once, room=MOST_OF_A_PART)
     with one_thread():
         yield look, part, fit(look, lambda work: [work(part)], before)
 
@@ -556,24 +579,6 @@ def _local(ask: Ask, segments: pl.DataFrame | None, statistics: Statistics) -> A
     """The question about a part's segments alone; a first round's carries nothing of any."""
     keys = statistics.keys.get(scope(ask.head))
     return ask if keys is None or segments is None else ask.picked(places(segments, keys))
-
-
-def _merged(head: Head, answers: Sequence[Answer], keys: dict[str, pl.DataFrame]) -> Any:
-    """The state over all parts, its segments sorted by value."""
-    told = [a for a in answers if a.state is not None]
-    if not told:
-        raise JobError("the source has no rows, so that nothing can be known of it")
-    tables = [a.keys for a in told if a.keys is not None]
-    if tables and scope(head) not in keys:
-        keys[scope(head)] = union(tables)
-    total = None
-    for answer in told:
-        state = answer.state
-        if answer.keys is not None:
-            whole = keys[scope(head)]
-            state = state.spread(places(answer.keys, whole), whole.height)
-        total = state if total is None else total + state
-    return total
 
 
 def _refuse_missing(keys: int) -> None:

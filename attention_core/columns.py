@@ -220,6 +220,11 @@ class Segments:
             return self
         return Segments(self.keys, self.ids[start : start + rows].to(torch.int64), self.size)
 
+    def nbytes(self) -> int:
+        """What they take of memory."""
+        keys = 0 if self.keys is None else int(self.keys.estimated_size())
+        return keys + (0 if self.ids is None else self.ids.nbytes)
+
 
 ONE = Segments(None, None, 1)
 
