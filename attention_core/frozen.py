@@ -8,10 +8,11 @@ import hashlib
 import math
 import struct
 from collections.abc import Callable
-from typing import Any, Self, TypeVar
+from typing import Any, Self, TypeVar, get_args
 
 import polars as pl
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic_core import InitErrorDetails, PydanticCustomError
 from torch import Tensor
 
 
@@ -19,6 +20,17 @@ class Frozen(BaseModel):
     """An immutable value with an identity: two with the same digest are the same, tensors included."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True, ser_json_inf_nan="strings")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _true_is_no_number(cls, data: Any) -> Any:
+        given = {n: v for n, v in data.items() if isinstance(v, bool)} if isinstance(data, dict) else {}
+        wrong = [n for n in given if n in cls.model_fields and _numbers_only(cls.model_fields[n].annotation)]
+        if not wrong:
+            return data
+        error = PydanticCustomError("float_type", "true or false is not a number")
+        details = [InitErrorDetails(type=error, loc=(name,), input=data[name]) for name in wrong]
+        raise ValidationError.from_exception_data(cls.__name__, details)
 
     @model_validator(mode="after")
     def _of_numbers(self) -> Self:
@@ -43,6 +55,12 @@ class Frozen(BaseModel):
 
     def __hash__(self) -> int:
         return hash(self.digest())
+
+
+def _numbers_only(annotation: Any) -> bool:
+    """Whether a type takes numbers, and no true or false, which pydantic would make 1 or 0."""
+    named = {annotation, *(n for a in get_args(annotation) for n in (a, *get_args(a)) if isinstance(n, type))}
+    return bool(named & {int, float}) and bool not in named
 
 
 F = TypeVar("F", bound=Frozen)

@@ -17,7 +17,7 @@ import xxhash
 from attention_core.batches import reading
 from attention_core.stores import Remote, Seen, Where, arrow
 
-NUMERICS = 1  # raised when the bits of results change
+NUMERICS = 2  # raised when the bits of results change
 
 Status = Literal["new", "changed", "done", "to be hashed", "depends on the fit"]
 

@@ -18,6 +18,7 @@ class Expression(Score[None]):
 
     sql: may name the columns of the rules above. What looks beyond its row (an aggregate, a window, the clock) is
         refused.
+    Source: Polars SQL.
     """
 
     kind: Literal["expression"] = "expression"

@@ -52,6 +52,7 @@ class ZScore(Score[Spread]):
     One pass, and one more where the mean lies further than some 4·σ from 0: σ² = E[x²] − μ² loses too much there.
 
     absolute: false gives (x − μ)/σ, with its sign.
+    Source: the standard score; scipy.stats.zscore.
     """
 
     kind: Literal["zscore"] = "zscore"

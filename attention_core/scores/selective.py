@@ -17,7 +17,7 @@ from attention_core.selection import MOST, Cut, quantile, top
 
 
 class Identity(Score[None]):
-    """The key is its own score: s = x."""
+    """The key is its own score: s = x. Source: the column itself."""
 
     kind: Literal["identity"] = "identity"
 

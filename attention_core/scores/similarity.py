@@ -263,6 +263,7 @@ class Cosine(Similarity):
     """The cosine of the angle between query and key, from -1 to 1; 0 where a norm is 0.
 
     Passes and parameters are those of dot.
+    Source: the vector space model of Salton et al. 1975.
     """
 
     kind: Literal["cosine"] = "cosine"

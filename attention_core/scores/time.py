@@ -31,6 +31,7 @@ class Recency(Score[Now | None]):
     offset: an age that still counts as 0, in the same unit.
 
     A key later than now has age 0, and is counted in the health.
+    Source: the age that decay by time goes by; pandas ewm with `times`.
     """
 
     kind: Literal["recency"] = "recency"

@@ -18,7 +18,7 @@ PRODUCTS = 64  # powers up to so many products: as good as exp(p·log s), and ex
 
 
 class Identity(Weight[None]):
-    """The score is the weight: w = s."""
+    """The score is the weight: w = s. Source: the column itself."""
 
     kind: Literal["identity"] = "identity"
 
@@ -36,7 +36,8 @@ class Between(Frozen):
 class Linear(Weight[Between]):
     """The scores stretched over a range: low + (high − low)(s − min)/(max − min); `low` where max = min.
 
-    low, high: the weights of the smallest and of the largest score. scikit-learn's MinMaxScaler.
+    low, high: the weights of the smallest and of the largest score.
+    Source: scikit-learn's MinMaxScaler.
     """
 
     kind: Literal["linear"] = "linear"
@@ -64,6 +65,7 @@ class Exponential(Weight[None]):
     """Half the weight for each half-life: 2^(s/half_life).
 
     half_life: in the score's unit; with `recency`, the age at which the weight is 1/2.
+    Source: exponential decay; pandas ewm with `halflife`.
     """
 
     kind: Literal["exponential"] = "exponential"
@@ -91,6 +93,7 @@ class Power(Weight[None]):
     """s^p. 0^0 is 1; a power beyond float64 is infinite; a score that has no real power is an error.
 
     exponent: p. A whole one takes negative scores, any other none; a negative one does not take 0.
+    Source: with p < 0 and a distance, inverse distance weighting, Shepard 1968.
     """
 
     kind: Literal["power"] = "power"

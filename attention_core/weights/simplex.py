@@ -29,14 +29,10 @@ REACH = 64.0  # of s/T: exponentials up to there are good to 2^-46, and far from
 
 
 class Partition(Frozen):
-    """The largest score and Σexp((s − centre)/T) of each segment: (size,) float64."""
+    """Σexp((s − centre)/T) of each segment, (size,) float64; centre: the largest score, or 0 where that is near to 0."""
 
-    largest: Tensor
+    centre: Tensor
     total: Tensor
-
-    def centre(self, temperature: float) -> Tensor:
-        """What is subtracted from scores (size,), so that nothing overflows: the largest, unless that is near to 0."""
-        return torch.where(_far(self.largest, temperature), self.largest, 0.0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,10 +81,6 @@ def exponentials(rows: Rows, centre: Tensor, temperature: float) -> Tensor:
     return (x / temperature).exp_()
 
 
-def _far(largest: Tensor, temperature: float) -> Tensor:
-    return (largest / temperature).abs() > REACH
-
-
 class Softmax(Weight[Partition]):
     """exp(s/T)/Σexp(s/T) over the scope. A score of −inf has weight 0, +inf is an error.
 
@@ -107,17 +99,17 @@ class Softmax(Weight[Partition]):
         near = yield Nearby(temperature=self.temperature)
         if bool((near.largest == torch.inf).any()):
             raise DataError(INFINITE)
-        largest, total = torch.where(near.largest == -torch.inf, 0.0, near.largest), near.sums.value()
-        far = _far(largest, self.temperature)
+        far = torch.isfinite(near.largest) & ((near.largest / self.temperature).abs() > REACH)
+        centre, total = torch.where(far, near.largest, 0.0), near.sums.value()
         if bool(far.any()):
-            again = yield Exponentials(centre=torch.where(far, largest, 0.0), temperature=self.temperature)
+            again = yield Exponentials(centre=centre, temperature=self.temperature)
             total = torch.where(far, again.value(), total)
-        return Partition(largest=largest, total=torch.where(total > 0, total, 1.0))
+        return Partition(centre=centre, total=torch.where(total > 0, total, 1.0))
 
     def __call__(self, rows: Rows, known: Partition) -> Tensor:
         if len(rows.x) and not float(rows.x.amax()) < torch.inf:
             refused(rows, rows.x == torch.inf, INFINITE)
-        return exponentials(rows, known.centre(self.temperature), self.temperature).div_(rows.at(known.total))
+        return exponentials(rows, known.centre, self.temperature).div_(rows.at(known.total))
 
 
 class Whole(Frozen):
@@ -128,7 +120,7 @@ class Whole(Frozen):
 
 
 class Proportional(Weight[Whole]):
-    """s/Σs over the scope; all zero gives 1/n; a negative score is an error."""
+    """s/Σs over the scope; all zero gives 1/n; a negative score is an error. Source: Luce 1959, the choice axiom."""
 
     kind: Literal["proportional"] = "proportional"
     shares: ClassVar[bool] = True

@@ -151,6 +151,7 @@ REFUSED = [
     ("key: arr_delay\n", "key: b\n    name: late\n",
      "12:5: attention[1]: a rule above is called 'late' too; name one of them anew"),
     ("key: arr_delay\n", "key: source\n", "12:5: attention[1]: no rule can be called 'source'"),
+    ("above: 15", "above: true", "10:37: attention[0].score.above: true is not a number"),
     # YAML
     ("sink:\n", "name: again\nsink:\n", "4:1: 'name' is here twice; the first is at job.yaml:1:1"),
     ("above: 15", "above: 15, above: 16", "10:41: 'above' is here twice; the first is at job.yaml:10:30"),

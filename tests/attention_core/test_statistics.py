@@ -214,7 +214,7 @@ def test_the_published_form_is_read_without_farol(tmp_path):
     said = json.loads((at / "statistics.json").read_text())
     assert list(said["rules"]) == ["in_group_weight", "seldom_weight"] and list(said["taught"]) == ["a.parquet"]
     table = pl.read_parquet(at / said["rules"]["in_group_weight"]["file"])
-    assert table.columns == ["group.g", "keys", "zscore.middle", "zscore.width", "softmax.largest", "softmax.total"]
+    assert table.columns == ["group.g", "keys", "zscore.middle", "zscore.width", "softmax.centre", "softmax.total"]
     rows = frame(200, 1).with_columns(pl.col("x").fill_nan(None)).drop_nulls("x")
     for g, n, mean in table.select("group.g", "keys", "zscore.middle").iter_rows():
         x = rows.filter(pl.col("g").eq_missing(g))["x"].to_numpy()
