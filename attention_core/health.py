@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
@@ -186,6 +186,10 @@ def _terms(w: Tensor, counts: Tensor | None = None) -> Sums:
     return Sums.beside([Sums.of_blocks(map(of, blocks), top, w.device) for of, top in zip(TERMS, tops, strict=True)])
 
 
-TERMS = (torch.Tensor.double, torch.square, lambda w: w * w.clamp(min=5e-324).log())
+TERMS: tuple[Callable[[Tensor], Tensor], ...] = (
+    lambda w: w,
+    lambda w: w * w,
+    lambda w: w * w.clamp(min=5e-324).log(),
+)
 NO_SUMS = _terms(torch.empty(0, dtype=torch.float64))
 NO_WEIGHTS = Health(0, 0, 0, 0, math.inf, -math.inf, NO_SUMS)

@@ -157,7 +157,6 @@ class Adding:
     def __init__(self, shape: tuple[int, ...], device: torch.device, tops: Tensor | None = None) -> None:
         self.known = tops is not None
         self.tops = torch.full(shape, LOWEST, dtype=torch.int8, device=device) if tops is None else tops
-        self.powers = torch.zeros(shape, dtype=torch.float64, device=device) if tops is None else _power(1 - tops)
         self.open = torch.zeros(LIMBS, *shape, dtype=torch.float64, device=device)
         self.met = torch.full(shape[:1], self.known, device=device)  # the segments whose tops are known
         self.rows = torch.zeros(shape[:1], dtype=torch.int64, device=device)  # of each segment, that `open` may hold
@@ -198,17 +197,19 @@ class Adding:
 
     def _added(self, x: Tensor, ids: Tensor) -> bool:
         """Whether these rows are added; not where the tops changed meanwhile, by which they were cut into pieces."""
+        if not x.numel():
+            return True
         if not self.known:
             self._meet(x, ids)
         raised, where = self.raised, _beside(ids, x)
-        shares = x * self.powers.index_select(0, ids)
+        shares = x * self._powers(ids)
         if not self.known and not magnitude(shares) < _BASE:
             if not math.isfinite(magnitude(x)):
                 raise OverflowError
             with self.lock:
                 if raised == self.raised:
                     self._raise(x, where, shares.abs() >= _BASE)
-                    self.raised += 1  # last: who has seen it has seen the new powers
+                    self.raised += 1  # last: who has seen it has seen the new tops
             return False
         pieces = list(_pieces(shares, keep=True))
         with self.lock:
@@ -218,6 +219,12 @@ class Adding:
                 limb.scatter_add_(0, where, piece)
         return True
 
+    def _powers(self, ids: Tensor) -> Tensor | float:
+        """What addends of these segments are multiplied by, to be cut at 1; mostly the same for all of them."""
+        tops = self.tops.index_select(0, ids)
+        low, high = (int(t) for t in tops.aminmax())
+        return float(_power(torch.tensor(1 - low))) if low == high else _power(1 - tops.long())
+
     def _meet(self, x: Tensor, ids: Tensor) -> None:
         """Takes the tops of segments that have no rows yet from one of these; the others may raise them."""
         with self.lock:
@@ -225,7 +232,6 @@ class Adding:
             if bool(new.any()):
                 at = ids[new]
                 self.tops[at] = tops_of(x[new].abs()).to(torch.int8)
-                self.powers[at] = _power(1 - self.tops[at].long())
                 self.met[at] = True
 
     def _raise(self, x: Tensor, where: Tensor, over: Tensor) -> None:
@@ -239,7 +245,6 @@ class Adding:
         for k in range(LIMBS):
             limbs[k, at] = sum((torch.where(down == k - i, old[i], 0.0) for i in range(k)), torch.zeros_like(old[0]))
         tops[at] = new.to(tops.dtype)
-        self.powers.reshape(-1)[at] = _power(1 - new)
 
     def limbs(self) -> Tensor:
         """The limbs (LIMBS, size) int64 of the rows that are not done."""

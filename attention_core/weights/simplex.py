@@ -29,7 +29,7 @@ REACH = 64.0  # of s/T: exponentials up to there are good to 2^-46, and far from
 
 
 class Partition(Frozen):
-    """Σexp((s − centre)/T) of each segment, (size,) float64; centre: the largest score, or 0 where that is near to 0."""
+    """Σexp((s − centre)/T) of each segment, (size,) float64; centre: its largest score, or 0 where that is near 0."""
 
     centre: Tensor
     total: Tensor
