@@ -58,6 +58,10 @@ class Loaded(Generic[M]):
     value: M
     root: Node
 
+    def where(self, at: At) -> str:
+        """Where an entry stands: file, line and column."""
+        return _where(self.root, at)
+
     def located(self, error: JobError) -> JobError:
         """The error with the line and column of its entry, or of what stands nearest above it."""
         if not error.at:

@@ -11,7 +11,7 @@ import secrets
 import shutil
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from fnmatch import fnmatch
@@ -73,6 +73,7 @@ class Run:
     place: Place[Any]
     given: Published | None = None  # the statistics that are applied, where they are not asked for
     seen: str = ""  # what was published when this was opened
+    where: Callable[[tuple[str, ...]], str] = ".".join  # where an entry of the job stands, for people
     stop: threading.Event = field(default_factory=threading.Event)
     watch: Watch = field(default_factory=Watch)
     began: float = field(default_factory=time.time)
@@ -88,7 +89,9 @@ class Run:
         """This run, or one over what there is by now, where another has published since it was opened."""
         if self.place.said() == self.seen:
             return self
-        return replace(Run.of(self.job, stop=self.stop, watch=self.watch, began=self.began), place=self.place)
+        return replace(
+            Run.of(self.job, stop=self.stop, watch=self.watch, began=self.began, where=self.where), place=self.place
+        )
 
     def __post_init__(self) -> None:
         self.states = States(self.place.work / "states")
@@ -387,7 +390,8 @@ class Run:
                     value = found.get(measure)
                     low, high = bound.min, bound.max
                     if value is None or (low is not None and value < low) or (high is not None and value > high):
-                        missed.append(f"{column}: {measure} is {_short(value)}, not {_wanted(low, high)}")
+                        stands = self.where(("expect", rule, measure))
+                        missed.append(f"{column}: {measure} is {_short(value)}, not {_wanted(low, high)} ({stands})")
         if missed:
             raise ExpectationMissed("nothing was published: " + "; ".join(missed))
 
@@ -582,7 +586,7 @@ def opened(path: str | Path, overrides: Sequence[str] = (), **how: Any) -> Run:
     """
     loaded = load(Path(path), Job, overrides)
     try:
-        return Run.of(loaded.value, **how)
+        return Run.of(loaded.value, where=loaded.where, **how)
     except JobError as error:
         raise loaded.located(error) from None
 

@@ -158,7 +158,10 @@ def test_what_is_missed_is_told(folder, events):
     assert payload == {
         "job": "demo",
         "sink": str(folder.path / "out"),
-        "missed": ["high_weight: mean is 1.5, not at most 1.2", "source: rows is 8, not at least 100"],
+        "missed": [
+            "high_weight: mean is 1.5, not at most 1.2 (job.yaml:10:16)",
+            "source: rows is 8, not at least 100 (job.yaml:11:18)",
+        ],
     }
 
 
