@@ -1,14 +1,19 @@
-"""Object stores: a source or a sink in a bucket gives what folders give, to the bit, and is never half-done."""
+"""Object stores: a source or a sink in a bucket gives what folders give, to the bit, and is never half-done.
+
+They run against moto, or against the server that FAROL_TEST_S3_ENDPOINT names, as who AWS_ACCESS_KEY_ID and
+AWS_SECRET_ACCESS_KEY say; who that is must have the right to make buckets. Each test has its own, and removes it.
+"""
 
 import json
 import os
+import secrets
 import socket
 import subprocess
 import sys
 import time
 import traceback
-import urllib.request
 
+import boto3
 import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -22,7 +27,10 @@ from attention_core.errors import DataError, FarolError, JobError, SinkBusy
 from attention_core.run import opened
 from attention_core.stores import Remote
 
-KEY, SECRET = "AKIDOFTHETESTS", "the-secret-of-the-tests"
+REAL = os.environ.get("FAROL_TEST_S3_ENDPOINT")
+KEY = os.environ["AWS_ACCESS_KEY_ID"] if REAL else "AKIDOFTHETESTS"
+SECRET = os.environ["AWS_SECRET_ACCESS_KEY"] if REAL else "the-secret-of-the-tests"
+REGION = os.environ.get("AWS_REGION", "us-east-1") if REAL else "us-east-1"
 
 
 def server(**environment):
@@ -45,21 +53,26 @@ def server(**environment):
 
 @pytest.fixture(scope="module")
 def endpoint():
-    process, url = server()
+    process, url = (None, REAL) if REAL else server()
     names = {"ACCESS_KEY_ID": KEY, "SECRET_ACCESS_KEY": SECRET, "ENDPOINT_URL": url, "ALLOW_HTTP": "true"}
     with pytest.MonkeyPatch.context() as patch:
-        for name, value in {**names, "REGION": "us-east-1"}.items():
+        for name, value in {**names, "REGION": REGION}.items():
             patch.setenv(f"AWS_{name}", value)
         yield url
-    process.terminate()
-    process.wait(10)
+    if process:
+        process.terminate()
+        process.wait(10)
 
 
 @pytest.fixture
-def bucket(endpoint, request):
-    name = f"b{abs(hash(request.node.name)):x}"
-    urllib.request.urlopen(urllib.request.Request(f"{endpoint}/{name}", method="PUT"))
-    return Remote(f"s3://{name}", "")
+def bucket(endpoint):
+    name = f"farol-test-{secrets.token_hex(8)}"
+    who = {"aws_access_key_id": KEY, "aws_secret_access_key": SECRET, "region_name": REGION}
+    made = boto3.resource("s3", endpoint_url=endpoint, **who).create_bucket(Bucket=name)
+    yield Remote(f"s3://{name}", "")
+    if REAL:
+        made.objects.delete()
+        made.delete()
 
 
 class Bucket(Folder):
@@ -430,7 +443,7 @@ def test_a_bucket_that_is_not_there(folder):
 def test_a_store_that_does_not_answer_or_must_not_be_asked(folder, elsewhere):
     folder.job()
     elsewhere(ENDPOINT_URL="http://127.0.0.1:9")
-    with pytest.raises(DataError, match="s3://b.*: no answer from http://127.0.0.1:9$"):
+    with pytest.raises(DataError, match="s3://.*: no answer from http://127.0.0.1:9$"):
         folder.run()
     elsewhere(ALLOW_HTTP="false")
     with pytest.raises(DataError, match="http://127.0.0.1:9 is asked without TLS only where AWS_ALLOW_HTTP=true$"):
@@ -438,9 +451,9 @@ def test_a_store_that_does_not_answer_or_must_not_be_asked(folder, elsewhere):
 
 
 def test_wrong_credentials(folder, elsewhere):
-    process, url = server(INITIAL_NO_AUTH_ACTION_COUNT="0")
+    process, url = (None, REAL) if REAL else server(INITIAL_NO_AUTH_ACTION_COUNT="0")
     try:
-        elsewhere(ENDPOINT_URL=url)
+        elsewhere(ENDPOINT_URL=url, SECRET_ACCESS_KEY=f"not-{SECRET}")
         for path in ("source.path", "sink.path"):
             with pytest.raises(DataError, match="s3://.*: access is denied; who asks is said by AWS") as error:
                 folder.job().put_here("a.parquet", [1])
@@ -448,8 +461,9 @@ def test_wrong_credentials(folder, elsewhere):
             told = "".join(traceback.format_exception(error.value))
             assert "\n" not in str(error.value) and KEY not in told and SECRET not in told
     finally:
-        process.terminate()
-        process.wait(10)
+        if process:
+            process.terminate()
+            process.wait(10)
 
 
 @pytest.mark.parametrize("url", ["ftp://a/b", "http://a/b", "s3://", "s3:///b", "s3://a/../b", f"s3://k:{SECRET}@a/b"])
