@@ -22,6 +22,8 @@ SECONDS = 30.0  # without a sign of life, after which the holder on another mach
 
 BUSY = "another run holds this sink; wait for it, or give this job its own"
 REPLACED = "another run took this sink over while this one stood still; it publishes nothing"
+REFUSES = "the store refuses If-Match with the ETag that it gave itself, so no run can hold a sink there"
+IGNORES = "the store ignores If-None-Match and If-Match, so two runs would not see each other"
 
 Check = Callable[[], None]
 
@@ -155,6 +157,10 @@ class Lease:
             self._write(free=False)
         except SinkBusy:
             raise SinkBusy(f"{self.what}: {BUSY}") from None
+        self.renew()  # one that refuses does so now, and not after all the work
+        with suppress(Moved):
+            self.lock.write_bytes(self._text(free=False), version)
+            raise DataError(f"{self.lock}: {IGNORES}")
 
     def _alive(self, said: dict[str, Any], version: Any) -> bool:
         """Whether the holder gives a sign of life, or is seen to be dead, or is not seen for a while."""
@@ -169,18 +175,25 @@ class Lease:
 
     def _write(self, free: bool) -> None:
         with self._one:
-            now = time.monotonic()
-            said = {"token": self.token, "host": socket.gethostname(), "pid": os.getpid(), "free": free}
-            said |= {"unfinished": self.unfinished, "nonce": secrets.token_hex(8)}
-            text = json.dumps(said, sort_keys=True).encode()
+            now, text = time.monotonic(), self._text(free)
             try:
                 self._version = self.lock.write_bytes(text, self._version)
             except Moved:
                 there, version = _lease(self.lock)
+                if there is not None and version == self._version:
+                    raise DataError(f"{self.lock}: {REFUSES}") from None
                 if there is None or there["token"] != self.token:
                     raise SinkBusy(f"{self.what}: {REPLACED}") from None
-                self._version = self.lock.write_bytes(text, version)  # one was written of which the answer was lost
+                try:
+                    self._version = self.lock.write_bytes(text, version)  # the answer to what was written was lost
+                except Moved:
+                    raise SinkBusy(f"{self.what}: {REPLACED}") from None
             self._renewed = now
+
+    def _text(self, free: bool) -> bytes:
+        said = {"token": self.token, "host": socket.gethostname(), "pid": os.getpid(), "free": free}
+        said |= {"unfinished": self.unfinished, "nonce": secrets.token_hex(8)}
+        return json.dumps(said, sort_keys=True).encode()
 
     def _beat(self) -> None:
         while not self._over.wait(SECONDS / 3):

@@ -178,7 +178,13 @@ class Remote:
 
         with self._asked() as store:
             try:
-                return _version(obstore.put(store, self.key, data, mode=over))
+                try:
+                    return _version(obstore.put(store, self.key, data, mode=over))
+                except obstore.exceptions.PreconditionError:
+                    if not isinstance(over, dict) or obstore.head(store, self.key)["e_tag"] != over["e_tag"]:
+                        raise
+                    bare: Any = {**over, "e_tag": over["e_tag"].strip('"')}  # as Ceph up to Reef compares it
+                    return _version(obstore.put(store, self.key, data, mode=bare))
             except (obstore.exceptions.PreconditionError, obstore.exceptions.AlreadyExistsError):
                 raise Moved(str(self)) from None
             except FileNotFoundError:

@@ -14,6 +14,7 @@ import time
 import traceback
 
 import boto3
+import obstore
 import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -401,6 +402,45 @@ def test_a_holder_that_gives_signs_of_life_is_not_replaced(bucket, monkeypatch):
         (bucket / "lock").write_text("{}")
         with pytest.raises(SinkBusy, match="lock is no lease"):
             check.renew()
+
+
+def test_a_store_that_knows_etags_only_without_their_quotes(bucket, monkeypatch):
+    real, asked = obstore.put, []
+
+    def put(store, key, data, *, mode):
+        if isinstance(mode, dict) and '"' in mode["e_tag"]:
+            raise obstore.exceptions.PreconditionError("412")
+        asked.append(mode)
+        return real(store, key, data, mode=mode)
+
+    monkeypatch.setattr(obstore, "put", put)
+    first = (bucket / "a").write_bytes(b"1", "create")
+    second = (bucket / "a").write_bytes(b"2", first)
+    with pytest.raises(stores.Moved):
+        (bucket / "a").write_bytes(b"3", first)
+    with pytest.raises(stores.Moved):
+        (bucket / "b").write_bytes(b"3", first)
+    assert (bucket / "a").read() == (b"2", second)
+    assert asked == ["create", {**first, "e_tag": first["e_tag"].strip('"')}]
+    with hold.held(bucket / "lock", bucket) as check:
+        check.renew()
+
+
+@pytest.mark.parametrize("kind, said", [("ignores", "ignores If-None-Match"), ("refuses", "refuses If-Match")])
+def test_a_store_that_does_not_know_conditional_writes_is_refused_before_any_work(folder, monkeypatch, kind, said):
+    real = Remote.write_bytes
+
+    def write_bytes(self, data, over="overwrite"):
+        if kind == "refuses" and isinstance(over, dict):
+            raise stores.Moved(str(self))
+        return real(self, data, "overwrite" if kind == "ignores" else over)
+
+    folder.job().put("a.parquet", [1])
+    monkeypatch.setattr(Remote, "write_bytes", write_bytes)
+    for _ in range(2):
+        with pytest.raises(DataError, match=said):
+            folder.run()
+        assert not folder.objects() and list(folder.objects("out.farol")) == ["lock"]
 
 
 # What is said, and what is not
