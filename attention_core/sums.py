@@ -159,41 +159,33 @@ class Adding:
         self.tops = torch.full(shape, LOWEST, dtype=torch.int8, device=device) if tops is None else tops
         self.open = torch.zeros(LIMBS, *shape, dtype=torch.float64, device=device)
         self.met = torch.full(shape[:1], self.known, device=device)  # the segments whose tops are known
-        self.rows = torch.zeros(shape[:1], dtype=torch.int64, device=device)  # of each segment, that `open` may hold
-        self.coming = torch.zeros_like(self.rows)  # those of them that are being added
+        self.rows = torch.zeros(shape[:1], dtype=torch.int64, device=device)  # of each segment, that `open` holds
         self.raised = 0  # how often tops have changed
         self.done: Sums | None = None
         self.lock = threading.Lock()
 
     def add(self, x: Tensor, ids: Tensor, weight: Tensor | None = None) -> None:
-        """x (n,) or (n, d), times weight (n,), to the segments ids (n,) int64; n is EXACT at most.
+        """x (n,) or (n, d), times weight (n,), to the segments ids (n,) int64.
 
         Raises:
             OverflowError: where a product is not finite.
         """
-        coming, block = self._make_room(ids), BLOCK if x.ndim == 1 else max(1, 2 * BLOCK // max(1, x.shape[1]))
+        block = BLOCK if x.ndim == 1 else max(1, 2 * BLOCK // max(1, x.shape[1]))
         for rows in torch.split(ids.argsort(), block) if x.ndim > 1 else _ranges(len(x), block):
             at, addends = ids[rows], x[rows] if x.ndim == 1 else x.index_select(0, rows)  # type: ignore[arg-type]
             addends = addends.double()
             addends = addends if weight is None else addends * weight[rows].reshape(-1, *[1] * (x.ndim - 1))
             while not self._added(addends, at):
                 pass
-        with self.lock:
-            self.coming -= coming
 
-    def _make_room(self, ids: Tensor) -> Tensor:
-        """How many rows each segment gets; closes what is open where these would be more than add up exactly."""
-        if self.known:
-            return self.rows
-        coming = torch.bincount(ids, minlength=len(self.rows))
-        with self.lock:
-            if bool((self.rows + coming > EXACT).any()):
+    def _make_room(self, ids: Tensor) -> None:
+        """Closes what is open where a segment would get more rows than add up exactly."""
+        if not self.known and len(ids):
+            if int(self.rows.index_select(0, ids).amax()) + len(ids) > EXACT:
                 self.done = self.sums()
                 self.open.zero_()
-                self.rows.copy_(self.coming)
-            self.rows += coming
-            self.coming += coming
-        return coming
+                self.rows.zero_()
+            self.rows.scatter_add_(0, ids, torch.ones_like(ids))
 
     def _added(self, x: Tensor, ids: Tensor) -> bool:
         """Whether these rows are added; not where the tops changed meanwhile, by which they were cut into pieces."""
@@ -215,6 +207,7 @@ class Adding:
         with self.lock:
             if raised != self.raised:
                 return False
+            self._make_room(ids)
             for limb, piece in zip(self.open, pieces, strict=True):
                 limb.scatter_add_(0, where, piece)
         return True

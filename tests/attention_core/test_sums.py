@@ -2,6 +2,7 @@
 
 import math
 import random
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
 
@@ -99,3 +100,26 @@ def test_several_threads_may_add_at_once(shape, room, monkeypatch):
     found = adding.sums()
     assert all(torch.equal(getattr(found, name), getattr(whole, name)) for name in ("top", "low", "high"))
     assert torch.equal(adding.value(), whole.value())
+
+
+@pytest.mark.parametrize("threads", [1, 8])
+def test_no_more_is_open_than_adds_up_exactly(threads, monkeypatch):
+    """Neither by one chunk of many rows, nor by several that come at the same moment."""
+    monkeypatch.setattr(sums, "EXACT", 1 << 17)
+    x = torch.linspace(0.5, 1, 800_000, dtype=torch.float64)
+    adding, begun, here = Adding((1,), torch.device("cpu")), threading.Barrier(threads), threading.local()
+    added, most = Adding._added, []
+
+    def noted(self, rows, ids):
+        if not hasattr(here, "began"):
+            here.began = begun.wait()
+        done = added(self, rows, ids)
+        most.append(float(self.open.amax()))
+        return done
+
+    monkeypatch.setattr(Adding, "_added", noted)
+    with ThreadPoolExecutor(threads) as pool:
+        parts = torch.split(x, len(x) // threads)
+        list(pool.map(lambda part: adding.add(part, torch.zeros(len(part), dtype=torch.int64)), parts))
+    assert max(most) < sums.EXACT * 2.0**30
+    assert same(adding.sums(), Sums.of(x, None, 1))
