@@ -125,7 +125,7 @@ def numbers(column: pl.Series, *, single: bool = False) -> Numbers:
     dtype = column.dtype
     if not (dtype.is_numeric() or dtype == pl.Boolean or dtype.is_temporal() or dtype == pl.Null):
         raise ValueError(f"{dtype} is not a number")
-    if dtype == pl.Null:
+    if dtype in (pl.Null, pl.Int128, pl.UInt128):  # none of which Arrow has with nulls
         column = column.cast(pl.Float64)
     x = tensor(column)
     x = x if single and dtype == pl.Float32 else x.to(torch.float64)

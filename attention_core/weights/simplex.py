@@ -29,7 +29,7 @@ REACH = 64.0  # of s/T: exponentials up to there are good to 2^-46, and far from
 
 
 class Partition(Frozen):
-    """Σexp((s − centre)/T) of each segment, (size,) float64; centre: its largest score, or 0 where that is near 0."""
+    """Σexp((s − centre)/T) of each segment, (size,) float64; centre: its largest score, or 0 where that is near."""
 
     centre: Tensor
     total: Tensor
@@ -50,7 +50,7 @@ class Near:
 
 
 class Nearby(Question[Near]):
-    """The sum of exponentials where the largest is near to 0, which only its answer shows."""
+    """The sum of exponentials where the largest is near, from 0 to REACH·T, which only its answer shows."""
 
     temperature: float
 
@@ -84,8 +84,8 @@ def exponentials(rows: Rows, centre: Tensor, temperature: float) -> Tensor:
 class Softmax(Weight[Partition]):
     """exp(s/T)/Σexp(s/T) over the scope. A score of −inf has weight 0, +inf is an error.
 
-    The scope's largest score is subtracted first where it lies further than 64·T from 0, so that nothing overflows. One
-    pass, and one more where it does.
+    The scope's largest score is subtracted first, unless it lies between 0 and 64·T, where nothing can overflow or
+    vanish. One pass, and one more where it is subtracted.
 
     temperature: T > 0, in the score's unit; small is sharp, large is even.
     Source: Boltzmann; torch.softmax.
@@ -99,7 +99,8 @@ class Softmax(Weight[Partition]):
         near = yield Nearby(temperature=self.temperature)
         if bool((near.largest == torch.inf).any()):
             raise DataError(INFINITE)
-        far = torch.isfinite(near.largest) & ((near.largest / self.temperature).abs() > REACH)
+        high = near.largest / self.temperature
+        far = torch.isfinite(near.largest) & ((high < 0) | (high > REACH))  # below 0, small weights would vanish
         centre, total = torch.where(far, near.largest, 0.0), near.sums.value()
         if bool(far.any()):
             again = yield Exponentials(centre=centre, temperature=self.temperature)

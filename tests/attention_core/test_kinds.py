@@ -806,7 +806,7 @@ def test_softmax_is_torchs_and_scipys(temperature):
 def test_softmax_asks_again_where_scores_lie_far_from_zero_and_there_alone():
     softmax = WEIGHTS["softmax"](temperature=2.0)
     x = torch.randn(5, 400, dtype=torch.float64, generator=torch.Generator().manual_seed(4)) * 3
-    x += tensor([0.0, 1e6, -3e3, 110.0, -1e300])[:, None]
+    x += tensor([0.0, 1e6, -40.0, 110.0, -1e300])[:, None]
     asked, together = [], Rows(x.reshape(-1), ids=torch.arange(5).repeat_interleave(400), size=5)
     known = fitted(softmax, [together], asked)
     got = softmax(together, known).reshape(5, 400)
@@ -815,6 +815,13 @@ def test_softmax_asks_again_where_scores_lie_far_from_zero_and_there_alone():
     for i, passes in enumerate((1, 2, 2, 1, 2)):
         asked, alone = [], Rows(x[i])
         assert torch.equal(softmax(alone, fitted(softmax, [alone], asked)), got[i]) and len(asked) == passes
+
+
+def test_softmax_keeps_its_smallest_weights():
+    for middle in (0.0, -64.0, -3.0, 60.0):
+        x = tensor([0.0, -600.0, -680.0, -700.0]) + middle
+        want = [1.0, math.exp(-600), math.exp(-680), math.exp(-700)]
+        np.testing.assert_allclose(run(WEIGHTS["softmax"](), x.tolist()).numpy(), want, rtol=1e-13)
 
 
 def test_softmax_of_infinite_scores():

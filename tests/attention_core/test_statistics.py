@@ -225,6 +225,25 @@ def test_the_published_form_is_read_without_farol(tmp_path):
     assert counted.rename({"group.g": "g", "value": "h"}).equals(expected)
 
 
+@pytest.mark.parametrize("far", [0, 100])
+def test_softmax_says_what_it_subtracts(tmp_path, far):
+    """So that no reader has to know which scores are near, and those of another meaning are refused."""
+    rule = {"name": "soft", "key": "x", "weight": "softmax", **W}
+    folder, rows = Folder(tmp_path).job(rule), frame(20).with_columns(pl.col("x") + far)
+    folder.put("a.parquet", rows)
+    folder.run()
+    work = tmp_path / "out.farol"
+    at = work / "statistics" / json.loads((work / "published.json").read_text())["fitted"]
+    said = json.loads((at / "statistics.json").read_text())
+    known = pl.read_parquet(at / said["rules"]["soft_weight"]["file"]).row(0, named=True)
+    assert bool(known["softmax.centre"]) == bool(far)
+    weights = (rows["x"] - known["softmax.centre"]).exp() / known["softmax.total"]
+    np.testing.assert_allclose(folder.rows()["soft_weight"].to_numpy(), weights.to_numpy(), rtol=1e-13)
+    (at / "statistics.json").write_text(json.dumps(said).replace('"centre"', '"largest"'))
+    with pytest.raises(JobError, match="cannot be read"):
+        attend(rows, [rule], tmp_path / "out")
+
+
 def test_pooled_by_published_statistics(tmp_path):
     rules = [{"name": "p", "key": "x", "value": "y", "over": BY_G, "weight": "softmax", "apply": "pool"}]
     folder = Folder(tmp_path).job(*rules)
