@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from typing import Any, Protocol, TypeVar
 
 from attention_core.errors import DataError, Stopped
@@ -42,8 +42,10 @@ def threads(workers: int, watch: Watch, stop: threading.Event) -> Each:
     def each(what: str, work: Callable[[T], R], items: Sequence[T]) -> list[R]:
         watch.begin(what, len(items))
         with ThreadPoolExecutor(workers, thread_name_prefix="farol") as pool:
-            futures = [pool.submit(_told(watch, stop, patiently(work, stop)), item) for item in items]
-            try:
+            futures: list[Future[R]] = []
+            try:  # also while they are submitted: the pool waits for those that were
+                for item in items:
+                    futures.append(pool.submit(_told(watch, stop, patiently(work, stop)), item))
                 wait(futures, return_when=FIRST_EXCEPTION)
                 return [future.result() for future in futures]
             except BaseException as error:

@@ -21,13 +21,14 @@ from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
 from prefect.client.schemas.objects import State
 from prefect.concurrency.sync import concurrency
 from prefect.context import FlowRunContext
+from prefect.exceptions import CancelledRun
 from prefect.settings import PREFECT_API_URL, PREFECT_SERVER_ALLOW_EPHEMERAL_MODE
 from prefect.states import Cancelled
 from prefect.task_runners import ThreadPoolTaskRunner
 from pydantic import BaseModel, ConfigDict, Field
 
 from attention_core.batches import Batch
-from attention_core.errors import ExpectationMissed, FarolError, Stopped
+from attention_core.errors import ExpectationMissed, Stopped
 from attention_core.plan import Plan
 from attention_core.run import Run, execute, opened
 from attention_core.work import patiently, threads
@@ -129,7 +130,7 @@ def attend(job: str, options: Options = AS_IN_THE_JOB) -> dict[str, Any] | State
             raise
         return Cancelled(message="the sink is as it was, and the next run goes on from here")
     finally:
-        _wait_until_recorded(steps.started)
+        _wait_until_recorded(len(steps.started))
     return record
 
 
@@ -148,23 +149,23 @@ def _name(job: str) -> None:
 def _told(run: Run, pace: Pace, cancelled: threading.Event) -> Iterator[None]:
     """Tells Prefect how far the run is, and the run whether somebody cancelled it.
 
-    A runner or worker ends the process of a run that is cancelled; where there is none, as with `farol run`, nobody
-    would tell it.
+    A runner or worker ends the process of a run that is cancelled; where there is none, as with `farol run`, or where
+    it is gone and its run goes on, nobody would tell it.
     """
     context, log = FlowRunContext.get(), get_run_logger()
     flow_run = None if context is None else context.flow_run
-    alone = flow_run is not None and flow_run.deployment_id is None and bool(PREFECT_API_URL.value())
+    seen = bool(PREFECT_API_URL.value())  # by others: they can cancel it
     progress = Progress(run.job.name, pace)
     told = time.monotonic()
 
     def tell() -> None:
         nonlocal told
-        with suppress(Exception):  # the server is away: the work goes on
+        with suppress(Exception, SystemExit):  # the server is away, or who reads the log: the work goes on
             progress.update()
             if time.monotonic() - told >= SECONDS_A_LOG:
                 told = time.monotonic()
                 log.info(pace.line())
-            if alone and flow_run is not None and _is_cancelled(flow_run.id):
+            if seen and flow_run is not None and _is_cancelled(flow_run.id):
                 cancelled.set()
                 run.stop.set()
 
@@ -237,17 +238,20 @@ class Tasks:
     """One task a step, and for applying one a batch or a group of small ones; tasks hand no data to each other."""
 
     def __init__(self, run: Run, pace: Pace) -> None:
-        self.run, self.pace, self.here, self.started = run, pace, threads(run.workers, run.watch, run.stop), 0
+        self.run, self.pace, self.here, self.started = run, pace, threads(run.workers, run.watch, run.stop), list[str]()
         self.gpu, self.waited = ExitStack(), False
 
     def __call__(self, what: str, work: Callable[[T], R], items: Sequence[T]) -> list[R]:
         if what != "hash":
             self._wait_for_the_gpu()
-        if what == "apply":
-            found = self._apply(work, items)
-        else:
-            found = []
-            self._task(what, lambda: found.extend(self.here(what, work, items)))()
+        found: list[R] = []
+        try:
+            if what == "apply":
+                found = self._apply(work, items)
+            else:
+                self._task(what, lambda: found.extend(self.here(what, work, items)))()
+        except CancelledRun as error:
+            raise Stopped(str(error)) from None
         get_run_logger().info(self.pace.line())
         return found
 
@@ -261,12 +265,12 @@ class Tasks:
         self.run.watch.begin("apply", len(items))
         found: dict[str, R] = {}
         runner: ThreadPoolTaskRunner[None]
+        futures: list[Any] = []
         with ThreadPoolTaskRunner(max_workers=self.run.workers) as runner:
-            futures = [
-                runner.submit(self._task(f"apply {_names(group)}", self._each_of(group, work, found)), parameters={})
-                for group in groups(items)
-            ]
-            try:
+            try:  # also while they are submitted: the runner waits for those that were
+                for group in groups(items):
+                    step = self._task(f"apply {_names(group)}", self._each_of(group, work, found))
+                    futures.append(runner.submit(step, parameters={}))
                 for future in futures:
                     future.result()
             except BaseException as error:
@@ -293,11 +297,19 @@ class Tasks:
         return do
 
     def _task(self, name: str, work: Callable[[], None]) -> Any:
-        """A task whose result Prefect does not get to keep: states of a million groups are no history."""
-        self.started += 1
+        """A task whose result Prefect does not get to keep: states of a million groups are no history.
 
-        def do() -> None:
-            work()
+        One that was stopped is cancelled: had it failed, each would put a traceback into the log, above the one that
+        says why.
+        """
+
+        def do() -> State[Any] | None:
+            self.started.append(name)  # after an interrupt Prefect drops what has not begun, and records no end of it
+            try:
+                work()
+            except Stopped as error:
+                return Cancelled(message=str(error))
+            return None
 
         return task(do, name=name, task_run_name=name.replace("{", "{{").replace("}", "}}"), cache_policy=NO_CACHE)
 
@@ -327,8 +339,7 @@ def _first(states: Sequence[Any], error: BaseException) -> BaseException:
     """The error that stopped the rest, rather than that they were stopped."""
     if not isinstance(error, Exception):
         return error
-    failed = [s.result(raise_on_failure=False) for s in states if s.is_failed()]
-    return next((e for e in failed if isinstance(e, FarolError) and e.status != 130), error)
+    return next((s.result(raise_on_failure=False) for s in states if s.is_failed()), error)
 
 
 def _wait_until_recorded(tasks: int) -> None:

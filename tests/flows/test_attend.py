@@ -13,7 +13,7 @@ from prefect import flow
 import flows.attend
 import flows.events
 from attention_core.batches import Batch
-from attention_core.errors import DataError, ExpectationMissed, FarolError
+from attention_core.errors import DataError, ExpectationMissed, FarolError, Stopped
 from attention_core.run import Run, opened, run
 from attention_core.work import Watch
 from flows.attend import MOST_TASKS, OPENED, Options, Tasks, attend, groups
@@ -247,6 +247,50 @@ def test_the_error_that_stopped_the_rest_is_told_and_the_rest_stops(folder, monk
     finally:
         OPENED.reset(token)
     assert len(read) < 50
+    assert not (folder.path / "out").exists()
+
+
+def test_an_error_fails_its_own_task_and_cancels_the_rest(folder, monkeypatch):
+    """Each failed task has a traceback in the log, and they would bury the one that says why."""
+    folder.job(more="workers: 1\nchunk_rows: 1\n")
+    for name in "cde":
+        folder.data(f"{name}.parquet", x=[1])
+
+    def apply(run, batch, *_):
+        if run.stop.is_set():
+            raise Stopped("stopped")
+        raise DataError(f"{batch.path}: broken")
+
+    monkeypatch.setattr(Run, "apply", apply)
+    with pytest.raises(DataError, match="a.parquet: broken$"):
+        ran()
+    flow_run, tasks = history()
+    assert flow_run.state.is_failed()
+    assert {tasks.pop(f"apply {name}.parquet") for name in "bcde"} == {"CANCELLED"}
+    assert tasks.pop("apply a.parquet") == "FAILED"
+
+
+def test_an_interrupt_while_tasks_are_submitted_stops_those_that_were(folder, monkeypatch):
+    from prefect.task_runners import ThreadPoolTaskRunner
+
+    stopped, whole = [], ThreadPoolTaskRunner.submit
+    submitted = []
+
+    def submit(runner, *arguments, **named):
+        submitted.append(1)
+        if len(submitted) == 2:
+            raise KeyboardInterrupt
+        return whole(runner, *arguments, **named)
+
+    def apply(run, *_):
+        stopped.append(run.stop.wait(20))
+        raise Stopped("stopped")
+
+    monkeypatch.setattr(ThreadPoolTaskRunner, "submit", submit)
+    monkeypatch.setattr(Run, "apply", apply)
+    with pytest.raises(KeyboardInterrupt):
+        ran()
+    assert stopped == [True]
     assert not (folder.path / "out").exists()
 
 
