@@ -13,7 +13,7 @@ from prefect.types.entrypoint import EntrypointType
 
 from attention_core.errors import JobError
 from flows.attend import attend
-from flows.events import GONE, tell_of_the_gone
+from flows.events import tell_of_the_gone
 
 
 def serve_all(jobs: Mapping[str, Path], cron: str, timezone: str, overrides: Mapping[str, str]) -> None:
@@ -38,8 +38,8 @@ def serve_all(jobs: Mapping[str, Path], cron: str, timezone: str, overrides: Map
         ]
     except ValueError as error:
         raise JobError(f"--cron {cron!r}: {str(error).splitlines()[0]}; an example is '0 2 * * *'") from None
-    if tell_of_the_gone():
-        print(f"created the automation {GONE.name!r}: a run whose process is gone is shown as crashed")
+    for name in tell_of_the_gone():
+        print(f"created the automation {name!r}: it ends a run whose process is gone")
     print(f"serving {', '.join(jobs)} at {cron!r}, {timezone}, one run at a time; Ctrl-C ends it")
     print(f"watch: {PREFECT_UI_URL.value()}/deployments", flush=True)
     serve(*deployments, limit=1, print_starting_message=False)  # type: ignore[arg-type]

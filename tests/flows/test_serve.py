@@ -79,18 +79,24 @@ def test_serve_needs_a_server(refused):
     assert "prefect server start" in refused(2, "serve", "job.yaml", "--cron", "0 2 * * *")
 
 
-def test_the_automation_for_runs_that_are_gone_is_created_once(server):
+def test_the_automations_for_runs_that_are_gone_are_created_once(server):
     from prefect.client.orchestration import get_client
 
-    from flows.events import GONE, tell_of_the_gone
+    from flows.events import GONE, LEFT, tell_of_the_gone
 
+    names = [GONE.name, LEFT.name]
     with get_client(sync_client=True) as client:
-        for found in client.read_automations_by_name(GONE.name):
-            client.delete_automation(found.id)
-        assert tell_of_the_gone()
-        assert not tell_of_the_gone()
-        (found,) = client.read_automations_by_name(GONE.name)
-    assert found.enabled and found.actions[0].state.value == "CRASHED"
+        for name in names:
+            for found in client.read_automations_by_name(name):
+                client.delete_automation(found.id)
+        assert tell_of_the_gone() == names
+        assert tell_of_the_gone() == []
+        (gone,), (left,) = map(client.read_automations_by_name, names)
+        client.delete_automation(left.id)
+        assert tell_of_the_gone() == names[1:]
+    assert gone.enabled and gone.actions[0].state.value == "CRASHED"
+    assert left.enabled and left.actions[0].state.value == "CANCELLED"
+    assert "prefect.flow-run.Cancelled" in left.trigger.expect and left.trigger.after == {"prefect.flow-run.Cancelling"}
 
 
 def test_the_deployment_of_prefect_yaml_is_one_of_the_flow(server):
