@@ -40,7 +40,7 @@ Compression = Literal["zstd", "lz4", "snappy", "gzip", "uncompressed"]
 
 @dataclass(frozen=True)
 class Extent:
-    """How large a file is: its rows, its bytes, the packed bytes of each column, and its largest row group unpacked."""
+    """How large a file is: its rows, its bytes, about how many each column has, and its largest row group unpacked."""
 
     rows: int
     size: int
@@ -82,15 +82,15 @@ class Batch:
         return self._contents()[0]
 
     def extent(self) -> Extent:
-        """How large the file is, by its footer."""
+        """How large the file is, by its footer, and by its columns' widths: to ask pyarrow for what the footer says of
+        a column ends the process where that is damaged.
+        """
         with self._footer() as file:
             groups = [file.metadata.row_group(i) for i in range(file.metadata.num_row_groups)]
-            columns: dict[str, int] = {}
-            for chunk in (group.column(i) for group in groups for i in range(group.num_columns)):
-                name = chunk.path_in_schema.split(".")[0]
-                columns[name] = columns.get(name, 0) + int(chunk.total_compressed_size)
-            largest = max((int(group.total_byte_size) for group in groups), default=0)
-            return Extent(int(file.metadata.num_rows), self.path.stat().st_size, columns, largest)
+            rows, largest = int(file.metadata.num_rows), max((int(g.total_byte_size) for g in groups), default=0)
+            widths = {field.name: _width(field.type) for field in file.schema_arrow}
+        size, whole = self.path.stat().st_size, sum(widths.values()) or 1
+        return Extent(rows, size, {name: size * width // whole for name, width in widths.items()}, largest)
 
     def row_group_rows(self) -> int | None:
         """As many rows as the largest row group has, and no more than fit in 128 MiB."""
@@ -223,6 +223,19 @@ def _usable(schema: tuple[tuple[str, pl.DataType], ...]) -> tuple[tuple[str, pl.
     if not _fails(pl.Schema(schema).to_frame):
         return schema
     return tuple((n, pl.Object() if _fails(pl.Schema({n: t}).to_frame) else t) for n, t in schema)
+
+
+def _width(dtype: pa.DataType) -> int:
+    """About how many bytes a value takes; of texts and lists, nobody knows."""
+    dtype = getattr(dtype, "storage_type", dtype)
+    if isinstance(dtype, pa.FixedSizeListType):
+        return int(dtype.list_size) * _width(dtype.value_type)
+    if dtype.num_fields:
+        return sum(_width(dtype.field(i).type) for i in range(dtype.num_fields))
+    try:
+        return max(1, int(dtype.bit_width) // 8)
+    except ValueError:
+        return 16
 
 
 def in_file(column: str) -> str:
