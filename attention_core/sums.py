@@ -157,6 +157,8 @@ class Adding:
     def __init__(self, shape: tuple[int, ...], device: torch.device, tops: Tensor | None = None) -> None:
         self.known = tops is not None
         self.tops = torch.full(shape, LOWEST, dtype=torch.int8, device=device) if tops is None else tops
+        # what addends are multiplied by, to be cut at 1; kept, since to make it anew takes longer than to fetch it
+        self.powers = torch.zeros(shape, dtype=torch.float64, device=device) if tops is None else _power(1 - tops)
         self.open = torch.zeros(LIMBS, *shape, dtype=torch.float64, device=device)
         self.met = torch.full(shape[:1], self.known, device=device)  # the segments whose tops are known
         self.rows = torch.zeros(shape[:1], dtype=torch.int64, device=device)  # of each segment, that `open` holds
@@ -194,7 +196,7 @@ class Adding:
         if not self.known:
             self._meet(x, ids)
         raised, where = self.raised, _beside(ids, x)
-        shares = x * self._powers(ids)
+        shares = x * self.powers.index_select(0, ids)
         if not self.known and not magnitude(shares) < _BASE:
             if not math.isfinite(magnitude(x)):
                 raise OverflowError
@@ -212,12 +214,6 @@ class Adding:
                 limb.scatter_add_(0, where, piece)
         return True
 
-    def _powers(self, ids: Tensor) -> Tensor | float:
-        """What addends of these segments are multiplied by, to be cut at 1; mostly the same for all of them."""
-        tops = self.tops.index_select(0, ids)
-        low, high = (int(t) for t in tops.aminmax())
-        return float(_power(torch.tensor(1 - low))) if low == high else _power(1 - tops.long())
-
     def _meet(self, x: Tensor, ids: Tensor) -> None:
         """Takes the tops of segments that have no rows yet from one of these; the others may raise them."""
         with self.lock:
@@ -225,6 +221,7 @@ class Adding:
             if bool(new.any()):
                 at = ids[new]
                 self.tops[at] = tops_of(x[new].abs()).to(torch.int8)
+                self.powers[at] = _power(1 - self.tops[at].long())
                 self.met[at] = True
 
     def _raise(self, x: Tensor, where: Tensor, over: Tensor) -> None:
@@ -238,6 +235,7 @@ class Adding:
         for k in range(LIMBS):
             limbs[k, at] = sum((torch.where(down == k - i, old[i], 0.0) for i in range(k)), torch.zeros_like(old[0]))
         tops[at] = new.to(tops.dtype)
+        self.powers.reshape(-1)[at] = _power(1 - new)
 
     def limbs(self) -> Tensor:
         """The limbs (LIMBS, size) int64 of the rows that are not done."""
