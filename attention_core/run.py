@@ -389,8 +389,9 @@ class Run:
                 for measure, bound in bounds.items():
                     value = found.get(measure)
                     low, high = bound.min, bound.max
-                    if value is None or (low is not None and value < low) or (high is not None and value > high):
-                        stands = self.where(("expect", rule, measure))
+                    below = low is not None and (value is None or value < low)
+                    if below or value is None or (high is not None and value > high):
+                        stands = self.where(("expect", rule, measure, "min" if below else "max"))
                         missed.append(f"{column}: {measure} is {_short(value)}, not {_wanted(low, high)} ({stands})")
         if missed:
             raise ExpectationMissed("nothing was published: " + "; ".join(missed))
@@ -644,8 +645,8 @@ def refuse_gone(run: Run, plan: Plan) -> None:
     if plan.gone and run.job.sink.gone == "refuse":
         raise JobError(
             f"{len(plan.gone):,} {'output has' if len(plan.gone) == 1 else 'outputs have'} no input any more, "
-            f"the first of them {plan.gone[0]}; is the source whole? "
-            "If so, sink.gone: keep or remove says what becomes of them",
+            f"the first of them {plan.gone[0]}; if the source is whole, sink.gone: remove takes them out of the sink, "
+            "and keep leaves them there",
             ("sink", "gone"),
         )
 

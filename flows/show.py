@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import inspect
+import json
 import sys
 import threading
 from collections.abc import Iterable, Mapping, Sequence
@@ -109,7 +110,10 @@ def plan(run: Run, found: Plan, every: bool) -> None:
         out.print(f"takes about: {_takes(found.estimate)}")
     line("adds: " + ", ".join(f"{name} ({dtype})" for name, dtype in run.added().items()))
     if found.gone and run.job.sink.gone == "refuse":
-        note("a run would refuse this: outputs have lost their input, and sink.gone does not say what becomes of them")
+        note(
+            "a run would refuse this: outputs have lost their input; sink.gone: remove takes them out of the sink, and "
+            "keep leaves them there"
+        )
     if found.nothing:
         return
     for head in pooling(run.heads):
@@ -211,7 +215,10 @@ def explained(word: str, found: Mapping[str, type[Any] | None]) -> None:
             line(f"  {text}" if text else "")
         fields = {n: f for n, f in one.model_fields.items() if n != "kind"}
         for name, field in fields.items():
-            given = "needed" if field.is_required() else f"{field.default!r} unless given"
+            given = (
+                "may be left out" if field.default is None else f"{json.dumps(field.default, default=str)} unless given"
+            )
+            given = "needed" if field.is_required() else given
             line(f"  - {name}: {given}")
         out.print()
 

@@ -159,8 +159,8 @@ def test_what_is_missed_is_told(folder, events):
         "job": "demo",
         "sink": str(folder.path / "out"),
         "missed": [
-            "high_weight: mean is 1.5, not at most 1.2 (job.yaml:10:16)",
-            "source: rows is 8, not at least 100 (job.yaml:11:18)",
+            "high_weight: mean is 1.5, not at most 1.2 (job.yaml:10:22)",
+            "source: rows is 8, not at least 100 (job.yaml:11:24)",
         ],
     }
 

@@ -341,8 +341,15 @@ def test_debug_shows_where_and_ends_with_the_same_status(folder):
 def test_an_expectation_that_is_missed(folder, failed):
     folder.job(more="expect:\n  high: {mean: {max: 1.2}}\n  source: {rows: {min: 100}}\n")
     assert failed(3, "run", "job.yaml") == (
-        "nothing was published: high_weight: mean is 1.5, not at most 1.2 (job.yaml:10:16); "
-        "source: rows is 8, not at least 100 (job.yaml:11:18)"
+        "nothing was published: high_weight: mean is 1.5, not at most 1.2 (job.yaml:10:22); "
+        "source: rows is 8, not at least 100 (job.yaml:11:24)"
+    )
+
+
+def test_an_expectation_of_the_command_line_that_is_missed(folder, failed):
+    folder.job(more="expect:\n  source: {rows: {min: 1}}\n")
+    assert failed(3, "run", "job.yaml", "--set", "expect.source.rows.min=99") == (
+        "nothing was published: source: rows is 8, not at least 99 (--set expect.source.rows.min)"
     )
 
 
