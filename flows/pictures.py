@@ -162,6 +162,7 @@ def trend(at: Sequence[str], measures: Mapping[str, Sequence[float | None]]) -> 
         for axes, (name, values) in zip(rows, measures.items(), strict=True):
             axes.plot(range(len(at)), _gaps(values), "o-", color=FIRST, markersize=3.5)
             axes.set_title(name, fontsize=9, loc="left", pad=3)
+            _calm(axes)
             axes.yaxis.set_major_locator(MaxNLocator(3))
             _plain(axes.yaxis)
             known = [v for v in _gaps(values) if not math.isnan(v)]
@@ -279,7 +280,16 @@ def _line(axes: Any, x: Sequence[Any], means: Sequence[float | None]) -> None:
     low, high = axes.get_ylim()
     if 0 < low < 0.4 * high:
         axes.set_ylim(0, high)
+    _calm(axes)
     _plain(axes.yaxis)
+
+
+def _calm(axes: Any) -> None:
+    """Keeps what hardly differs from looking like a fall, with labels that are all the same."""
+    low, high = axes.get_ylim()
+    middle, least = (low + high) / 2, 0.02 * abs(low + high) / 2
+    if high - low < least:
+        axes.set_ylim(middle - least / 2, middle + least / 2)
 
 
 def _gaps(values: Sequence[float | None]) -> list[float]:
