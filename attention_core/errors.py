@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from difflib import get_close_matches
+
+_ENDLESS = re.compile(r"\S{8000,}")
 
 
 def printable(text: str) -> str:
     """A text of unknown origin, so that no terminal obeys it: what cannot be seen is written as an escape."""
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
+
+def _bounded(line: str) -> str:
+    """The line, with words shortened that are longer than any path can be."""
+    return _ENDLESS.sub(lambda word: f"{word[0][:400]}…{word[0][-40:]}", line)
 
 
 class FarolError(Exception):
@@ -20,7 +28,7 @@ class FarolError(Exception):
     status = 1
 
     def __init__(self, what: str) -> None:
-        super().__init__("\n".join(map(printable, what.split("\n"))))
+        super().__init__("\n".join(map(_bounded, map(printable, what.split("\n")))))
 
 
 class JobError(FarolError):

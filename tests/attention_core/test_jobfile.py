@@ -181,6 +181,12 @@ def test_what_is_refused(said, old, new, message):
     assert said(changed(old, new)) == f"job.yaml:{message}"
 
 
+def test_an_endless_word_is_shortened():
+    said, name = str(JobError(f"no column {'x' * 100_000!r}; there are a, b", ("attention", 0))), "/" + "y" * 4_000
+    assert said.startswith("attention[0]: no column 'xxx") and said.endswith("xxx'; there are a, b") and len(said) < 600
+    assert name in str(JobError(f"{name}: cannot be read"))
+
+
 @pytest.mark.parametrize("text", ["", "# nothing\n", "5", "- a\n", "word"])
 def test_no_mapping_is_no_job(said, text):
     assert said(text) == f"job.yaml:1:1: {ONLY}"
