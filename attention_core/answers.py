@@ -48,7 +48,9 @@ class Gathered:
 
     def _merged(self, scope: str, answers: Sequence[Answer]) -> Answer:
         tables = [a.keys for a in answers if a.keys is not None]
-        whole = self.known.get(scope, union(tables) if tables else None)
+        whole = self.known.get(scope)
+        if whole is None and tables:
+            whole = union(tables)
         total: tuple[Any, ...] | None = None
         for answer in answers:
             states = answer.states

@@ -138,7 +138,7 @@ class Pools:
         weight_sum = self.weights.value()
         found = [series("rows", self.rows, None, pl.Int64()), series("weight_sum", weight_sum, None, pl.Float64())]
         for i, (name, dtype) in enumerate(zip(names, self.dtypes, strict=True)):
-            total, there = self.products[i].value(_at_once), self.there[i] > 0
+            total, there = self.products[i].value(_on_all_cores), self.there[i] > 0
             if how == "mean":
                 weights = self.of[i].value()
                 total, there = total / _like(weights, total), there & (weights != 0)
@@ -146,7 +146,7 @@ class Pools:
         return found
 
 
-def _at_once(work: Callable[[slice], Tensor], parts: Iterator[slice]) -> Iterator[Tensor]:
+def _on_all_cores(work: Callable[[slice], Tensor], parts: Iterator[slice]) -> Iterator[Tensor]:
     return ahead(parts, work, cores())
 
 

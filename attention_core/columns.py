@@ -102,7 +102,7 @@ def tensor(column: pl.Series) -> Tensor:
     """
     if column.dtype == pl.Boolean:
         column = column.cast(pl.UInt8)
-    if column.dtype.is_decimal() or column.dtype in (pl.Int128, pl.UInt128):
+    if column.dtype.is_decimal():
         column = column.cast(pl.Float64)
     if column.dtype.is_temporal():
         column = column.to_physical()  # a query of its own, which costs more than all that follows

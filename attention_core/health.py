@@ -175,10 +175,11 @@ def _tallied(weights: pl.Series, many: int) -> dict[float, int] | None:
 
 def _terms(w: Tensor, counts: Tensor | None = None) -> Sums:
     """Σw, Σw² and Σw·ln w, of those whose squares can be summed; each weight as often as it is there."""
-    if not magnitude(w) <= SQUARABLE:
+    most = magnitude(w)
+    if not most <= SQUARABLE:
         usable = w.abs() <= SQUARABLE
         w, counts = w[usable], None if counts is None else counts[usable]
-    most = magnitude(w)
+        most = magnitude(w)
     tops = [top_of(most), top_of(most * most), top_of(most * LOGARITHM)]
     if counts is not None and len(w):
         return Sums.repeated(torch.stack([of(w) for of in TERMS]), counts, torch.tensor(tops))

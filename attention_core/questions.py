@@ -17,7 +17,7 @@ from torch import Tensor
 
 from attention_core.contract import Question, Rows, State
 from attention_core.errors import DataError
-from attention_core.sums import Sums, placed
+from attention_core.sums import Sums, magnitude, placed
 
 __all__ = ["Both", "Count", "Counts", "Extent", "Extents", "Infinite", "Largest", "Pair", "Sum", "Sums", "Term"]
 
@@ -142,14 +142,14 @@ def parts(state: State) -> list[Any]:
     return [state.first, *parts(cast(State, state.second))] if isinstance(state, Pair) else [state]
 
 
-def finite(x: Tensor, what: str | None = None) -> Tensor:
-    """x itself, if all of it is finite.
+def finite(x: Tensor) -> Tensor:
+    """The keys x themselves, if all of them are finite.
 
     Raises:
-        Infinite: where it is not; saying what, unless x are keys.
+        Infinite: where one is not.
     """
-    if x.numel() and not math.isfinite(float(x.abs().amax())):
-        raise Infinite if what is None else Infinite(what)
+    if not math.isfinite(magnitude(x)):
+        raise Infinite
     return x
 
 

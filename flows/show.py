@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import polars as pl
+from pydantic.fields import FieldInfo
 from rich.console import Console
 from rich.filesize import decimal
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -213,14 +214,17 @@ def explained(word: str, found: Mapping[str, type[Any] | None]) -> None:
         out.print(Text(f"{word} (a {step})", style="bold"))
         for text in _lines(one):
             line(f"  {text}" if text else "")
-        fields = {n: f for n, f in one.model_fields.items() if n != "kind"}
-        for name, field in fields.items():
-            given = (
-                "may be left out" if field.default is None else f"{json.dumps(field.default, default=str)} unless given"
-            )
-            given = "needed" if field.is_required() else given
-            line(f"  - {name}: {given}")
+        for name, field in one.model_fields.items():
+            if name != "kind":
+                line(f"  - {name}: {_given(field)}")
         out.print()
+
+
+def _given(field: FieldInfo) -> str:
+    """Whether a parameter must be given, and what it is otherwise, as YAML has it."""
+    if field.is_required():
+        return "needed"
+    return "may be left out" if field.default is None else f"{json.dumps(field.default, default=str)} unless given"
 
 
 def _lines(kind: type[Any]) -> list[str]:
