@@ -8,20 +8,21 @@ import io
 import json
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
+from itertools import repeat
 from pathlib import Path
 from typing import Any, Literal
 
 import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
-from polars.io.plugins import register_io_source
 
+from attention_core.carry import Joined, Pieces, Source
 from attention_core.errors import DataError, FarolError, Unreadable, printable
-from attention_core.stores import Remote, Where, arrow, plainly, polars
+from attention_core.stores import Remote, Where, arrow, created, opened, plainly, polars
 
 ROW_GROUP_BYTES = 128 << 20
 READ = "cannot be read"
@@ -131,6 +132,28 @@ class Batch:
                 raise pl.exceptions.ComputeError(f"{start} of {there} rows can be decoded")
             if not start:
                 yield 0, self._as_agreed(lazy.limit(0).collect()).with_columns(folders)
+
+    def carried(self, names: Sequence[str], compression: Compression) -> frozenset[str]:
+        """Those of these columns that an output can take as they lie in the file, without decoding them."""
+        with reading(self.path), opened(self.path) as file:
+            try:
+                found = Pieces.of(file).carried(names, compression, ROW_GROUP_BYTES)
+            except (ValueError, TypeError, AttributeError, LookupError):  # who decodes it says what is wrong
+                return frozenset()
+        return found - self.reads.keys()
+
+    @contextmanager
+    def pieces(self, carried: frozenset[str]) -> Iterator[Source | None]:
+        """The file as what columns are carried from."""
+        if not carried:
+            yield None
+            return
+        with opened(self.path) as file:
+            try:
+                pieces = Pieces.of(file)
+            except ValueError:
+                raise Unreadable(f"{self.path}: changed while it was read") from None
+            yield Source(self.path, file, pieces, carried)
 
     def _scan(self, **how: Any) -> pl.LazyFrame:
         path, options = polars(self.path)
@@ -250,10 +273,13 @@ def write(
     like: Batch,
     compression: Compression,
     footer: Callable[[], dict[str, str]],
+    carried: frozenset[str] = frozenset(),
 ) -> None:
     """Writes chunks as they come, synced to disk; `footer` is asked for after the last of them.
 
     Columns that the input has keep its Arrow types, nullability and metadata.
+
+    carried: columns that the frames lack, since they are taken from the input as they lie there.
 
     Raises:
         DataError: where a column cannot be kept so, or the file cannot be written, as on a full disk.
@@ -261,48 +287,67 @@ def write(
     own = like.arrow_schema()
     for name in (n for n in own.names if n in like.reads):
         own = own.remove(own.get_field_index(name))  # it is written as agreed, not as it was
-    casts, lost = _casts(own.serialize().to_pybytes(), tuple(schema.items()))
+    new = {n: t for n, t in schema.items() if n not in carried}
+    casts, lost = _casts(own.serialize().to_pybytes(), tuple(new.items()))
     if lost:
         raise DataError(f"{like.path}: {_cannot({n: own.field(n).type for n in lost}, WRITTEN)}")
-    schema = {**schema, **casts}
-    exact, written = _shapes(own, schema)
-    last, rows, whole = pl.DataFrame(), 0, False
+    new |= casts
+    exact, written = _shapes(own, new)
+    exact = pa.schema([own.field(n) if n in carried else exact.field(n) for n in schema], exact.metadata)
+    last = pl.DataFrame()
 
-    def metadata(_: object) -> dict[str, str]:
-        if not whole:  # a store would be given what there is, as if it were all; so it is given nothing
-            raise DataError(f"{target}: cannot be written: not all rows are there")
-        return {k.decode(): v.decode() for k, v in (own.metadata or {}).items()} | _arrow(exact) | footer()
-
-    def source(with_columns: Any, predicate: Any, n_rows: Any, batch_size: Any) -> Iterator[pl.DataFrame]:
-        nonlocal last, rows, whole
-        for last in frames:
-            rows += last.height
-            yield last.cast(casts) if casts else last  # type: ignore[arg-type]
-        whole = True
+    def encoded(frame: pl.DataFrame) -> bytes:
+        nonlocal last
+        last = frame
+        return _encoded(frame.cast(casts) if casts else frame, written, compression)  # type: ignore[arg-type]
 
     def alone(name: str) -> pa.Schema:
-        return _sunk(last.select(pl.col(name).cast(schema[name])), pa.schema([written.field(name)]))
+        return _sunk(last.select(pl.col(name).cast(new[name])), pa.schema([written.field(name)]))
 
     def unwritable() -> str:
         wrong = [n for n in last.columns if _fails(lambda n=n: alone(n))]  # type: ignore[misc]
         return f"{like.path}: {_cannot({n: exact.field(n).type for n in wrong}, WRITTEN)}" if wrong else ""
 
     target.parent.mkdir(parents=True, exist_ok=True)
-    to, options = polars(target)
     with reading(target, "cannot be written", unwritable):
-        register_io_source(source, schema=pl.Schema(schema)).sink_parquet(
-            to,
-            compression=compression,
-            compression_level=1 if compression == "zstd" else None,
-            row_group_size=like.row_group_rows(),
-            sync_on_close=_synced(target),
-            metadata=metadata,
-            arrow_schema=written,
-            **options,
-        )
+        with created(target) as out, like.pieces(carried) as source:
+            joined = Joined(out, list(schema), source)
+            joined.add(encoded(pl.DataFrame(schema=new)))
+            groups = repeat(like.row_group_rows() or 1) if source is None else source.pieces.rows
+            for group in _regrouped(frames, groups):
+                joined.add(encoded(group))
+            joined.close({k.decode(): v.decode() for k, v in (own.metadata or {}).items()} | _arrow(exact) | footer())
         there = pq.read_metadata(arrow(target)).num_rows
-    if there != rows:
-        raise DataError(f"{target}: cannot be written: {there} of {rows} rows are there")
+    if there != joined.rows:
+        raise DataError(f"{target}: cannot be written: {there} of {joined.rows} rows are there")
+
+
+def _encoded(frame: pl.DataFrame, written: pa.Schema, compression: Compression) -> bytes:
+    """Rows as a Parquet file of one row group."""
+    file = io.BytesIO()
+    frame.lazy().sink_parquet(
+        file,
+        compression=compression,
+        compression_level=1 if compression == "zstd" else None,
+        row_group_size=max(1, frame.height),
+        arrow_schema=written,
+    )
+    return file.getvalue()
+
+
+def _regrouped(frames: Iterator[pl.DataFrame], sizes: Iterable[int]) -> Iterator[pl.DataFrame]:
+    """The same rows, cut into frames of these sizes; what is left at the end is one more."""
+    held, size, left = list[pl.DataFrame](), 0, iter(sizes)
+    for frame in frames:
+        while frame.height:
+            size = size or next(left, frame.height)
+            held.append(frame[:size])
+            frame, size = frame[size:], size - held[-1].height
+            if not size:
+                yield pl.concat(held)
+                held.clear()
+    if held:
+        yield pl.concat(held)
 
 
 def write_table(table: pl.DataFrame, target: Where, made_of: str, compression: Compression) -> None:

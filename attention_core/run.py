@@ -303,19 +303,27 @@ class Run:
         def said() -> Footer:
             return self._footer(batch, now, digest_of, rows, health)
 
-        unfinished = self.place.unfinished(batch.name)
-        frames = self._frames(batch, statistics, health)
+        unfinished, carried = self.place.unfinished(batch.name), self.carried(batch)
+        frames = self._frames(batch, statistics, health, carried)
         if self.rowless:
             for _ in frames:  # for their health alone
                 pass
         else:
             like, compression = self._output_schema(), self.job.sink.compression
-            batches.write(frames, like, unfinished, batch, compression, lambda: said().metadata())
+            batches.write(frames, like, unfinished, batch, compression, lambda: said().metadata(), carried)
         if not Fingerprint.of(batch.path).untouched(now):
             raise DataError(f"{batch.path}: changed while the run was reading it; run again when it is whole")
         if not self.rowless:
             self.place.keep_finished(unfinished, batch.name)
         return said()
+
+    def carried(self, batch: Batch) -> frozenset[str]:
+        """The columns that the output takes as they lie in the input: of all rows, and beside new ones."""
+        if self.rowless or any(head.least is not None for head in self.heads):
+            return frozenset()
+        names = self.output_columns()
+        found = batch.carried([n for n in names if n in self.own], self.job.sink.compression)
+        return found if len(found) < len(names) else frozenset()
 
     def digest(self, batch: Batch, statistics: Statistics) -> str:
         """The identity of what the rows of one batch use of the statistics; a run has but one of these."""
@@ -348,7 +356,7 @@ class Run:
         """What is wrong with each file that cannot be read, found by reading all of them."""
 
         def wrong(batch: Batch) -> str:
-            rows = self._read_for(self.output_columns(), batch)
+            rows = self._read_for(self._stored(batch, self.carried(batch)), batch)
             columns = None if rows is None else sorted(rows.union(*(head.reads() for head in self.heads)) - made)
             try:
                 for _ in batch.read(columns, APPLY_ROWS):
@@ -458,11 +466,11 @@ class Run:
         self.place.runs.mkdir(exist_ok=True)
         write_whole(self.place.runs / f"{at}.json", as_json(outcome))
 
-    def _frames(self, batch: Batch, statistics: Statistics, health: dict[str, Health]) -> Iterator[pl.DataFrame]:
-        names = self.output_columns()
-        weights = [w for h in self.heads for w in h.weights]
-        stored = [batches.in_file(n) if n in batch.partitions else n for n in names]
-        own = {s: n for s, n in zip(stored, names, strict=True) if s != n}
+    def _frames(
+        self, batch: Batch, statistics: Statistics, health: dict[str, Health], carried: frozenset[str]
+    ) -> Iterator[pl.DataFrame]:
+        weights, stored = [w for h in self.heads for w in h.weights], self._stored(batch, carried)
+        own = {s: n for s, n in stored.items() if s != n}
         noticed: Mapping[str, Notice] = {}
 
         def tell(more: Mapping[str, Notice]) -> None:
@@ -478,12 +486,17 @@ class Run:
                 health[column] = health[column] + here if column in health else here
             if self.rowless:
                 continue
-            chunk = kept(self.heads, chunk)[stored]
+            chunk = kept(self.heads, chunk)[list(stored)]
             yield chunk.rename(own) if own else chunk  # a query costs as much as a rule
 
-    def _read_for(self, stored: Sequence[str], batch: Batch) -> set[str] | None:
-        """The columns that the rows are made of; None: all. A pool has read its values already."""
-        if self.job.sink.columns == "all" or (stored and any(n in self.own for n in batch.partitions)):
+    def _stored(self, batch: Batch, carried: frozenset[str]) -> dict[str, str]:
+        """What chunks call the columns that are written of them, and what they are then called."""
+        names = [n for n in self.output_columns() if n not in carried]
+        return {batches.in_file(n) if n in batch.partitions else n: n for n in names}
+
+    def _read_for(self, stored: Mapping[str, str], batch: Batch) -> set[str] | None:
+        """The columns that the rows are made of, these among them; None: all. A pool has read its values already."""
+        if set(self.own) <= set(stored.values()) or any(batches.in_file(n) in stored for n in batch.partitions):
             return None
         made = {name for head in self.heads for name in head.adds()}
         tables = pooling(self.heads)

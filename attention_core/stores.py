@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any, TypeVar, final
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar, cast, final
 
 from attention_core.errors import DataError
 
@@ -29,6 +29,8 @@ R = TypeVar("R")
 SCHEMES = ("s3", "gs", "az")
 AT_ONCE = 16  # requests: a store answers late, and many at once
 _TAIL = 1 << 16
+_BLOCK = 1 << 20  # that is written at once
+_FLOW = 1 << 23
 PART = 64 << 20  # of what is too large for one copy; a store takes 10,000
 ONE_COPY = 5 << 30  # S3 copies no more in one request
 _MAY_PASS = re.compile("error sending request|timed? ?out|connection|status code: 5|SlowDown", re.IGNORECASE)
@@ -203,9 +205,18 @@ class Remote:
             if obstore.head(store, self.key)["size"] <= ONE_COPY:
                 obstore.copy(store, self.key, to.key)
                 return
-            writer = obstore.open_writer(store, to.key, buffer_size=PART)
+        with to.writer() as writer:
             for block in self.blocks():
                 writer.write(block)
+
+    @contextmanager
+    def writer(self) -> Iterator[Any]:
+        """What takes the object's bytes, in order."""
+        import obstore
+
+        with self._asked() as store:
+            writer = obstore.open_writer(store, self.key, buffer_size=PART)
+            yield writer
             writer.close()  # which puts it there: an error before that must not
 
     def unlink(self, missing_ok: bool = False) -> None:
@@ -286,6 +297,38 @@ def polars(where: Where) -> tuple[Path | str, dict[str, Any]]:
 def arrow(where: Where) -> Any:
     """What Arrow reads a place from."""
     return where if isinstance(where, Path) else _Ranges(where, where.stat())
+
+
+def opened(where: Where) -> BinaryIO:
+    """A place, to read some of its bytes."""
+    return cast(BinaryIO, open(where, "rb") if isinstance(where, Path) else _Ranges(where, where.stat()))
+
+
+@contextmanager
+def created(where: Where) -> Iterator[Any]:
+    """A place to write to from its start, synced to disk; an object is there once all is written, and not before."""
+    if isinstance(where, Path):
+        with io.BufferedWriter(_Flowing(where, "wb"), _BLOCK) as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+    else:
+        with where.writer() as writer:
+            yield writer
+
+
+class _Flowing(io.FileIO):
+    """A file that goes to disk while it is written, so that its sync waits for the end of it alone."""
+
+    begun = 0
+
+    def write(self, data: Any, /) -> int:
+        done = super().write(data)
+        if self.tell() - self.begun >= _FLOW and hasattr(os, "posix_fadvise"):
+            # Linux begins to write what it is told that nobody needs, and keeps it until then
+            os.posix_fadvise(self.fileno(), self.begun, self.tell() - self.begun, os.POSIX_FADV_DONTNEED)
+            self.begun = self.tell()
+        return done
 
 
 class _Ranges(io.RawIOBase):

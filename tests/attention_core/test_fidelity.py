@@ -21,6 +21,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from attention_core.batches import Batch
+from attention_core.carry import CODECS as CODEC_NUMBERS
+from attention_core.carry import Pieces
+from attention_core.carry import _span as span
 from attention_core.errors import DataError, FarolError
 from attention_core.run import run
 
@@ -28,20 +31,34 @@ D, T = decimal.Decimal, dt.datetime(2020, 1, 2, 3, 4, 5, 678901)
 WEIGHT = {"name": "one", "score": {"kind": "expression", "sql": "1.0"}, "apply": "weights"}
 
 
-def through(path, columns="all", **job):
-    """The file that a job makes of this one; its rule names no column."""
-    sink = path.parent / "out" / ("all" if columns == "all" else "some")
+def through(path, columns="all", compression=None, **job):
+    """The file that a job makes of this one; its rule names no column.
+
+    compression: as the file's own, so that columns are carried; else another, so that they are decoded and encoded.
+    """
+    sink = path.parent / "out" / (compression or ("all" if columns == "all" else "some"))
     source = {"path": str(path), "hive": False}
     job = {
         "name": "job",
         "source": source,
-        "sink": {"path": str(sink), "columns": columns},
+        "sink": {
+            "path": str(sink),
+            "columns": columns,
+            "compression": compression or ("lz4" if codec(path) == "zstd" else "zstd"),
+        },
         "attention": [WEIGHT],
         **job,
     }
     (path.parent / "job.yaml").write_text(json.dumps(job))
     run(path.parent / "job.yaml")
     return sink / path.name
+
+
+def codec(path):
+    """How a file's chunks are compressed, where all are so and a sink's can be; else None."""
+    with open(path, "rb") as file:
+        found = {c.at(3).at(4) for group in Pieces.of(file).groups for c in group.at(1)}
+    return next((name for name, number in CODEC_NUMBERS.items() if {number} == found), None)
 
 
 def bits(array):
@@ -89,6 +106,35 @@ def differences(path, out, without=()):
 def same(path):
     wrong = differences(path, through(path))
     assert not wrong, "\n".join(map(str, wrong))
+    carried_whole(path)
+
+
+def carried_whole(path):
+    """As the file lies there, if a sink can be compressed so: what is not decoded cannot be changed, nor be refused."""
+    own = codec(path)
+    if own is not None:
+        out = through(path, compression=own)
+        wrong = differences(path, out)
+        assert not wrong, "\n".join(map(str, wrong))
+        pages = [{name: chunks(f, name) for name in pq.read_schema(path).names} for f in (path, out)]
+        assert pages[0] == pages[1] or 0 in rows_of_groups(path)
+
+
+def rows_of_groups(path):
+    metadata = pq.read_metadata(path)
+    return [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)]
+
+
+def chunks(path, name):
+    """The bytes of a column in a file."""
+    with open(path, "rb") as file:
+        pieces, found = Pieces.of(file), []
+        for group in pieces.groups:
+            for leaf in pieces.columns[name][1]:
+                start, size = span(group.at(1)[leaf].at(3))
+                file.seek(start)
+                found.append(file.read(size))
+    return found
 
 
 def where_arrow_reads(path, out, without=()):
@@ -427,6 +473,7 @@ def test_times_of_96_bits_that_nanoseconds_do_not_hold_are_refused(tmp_path, bey
     said = refused(tmp_path / "a.parquet")
     assert "cannot be read: column 't' (INT96, some of it outside the years 1677 to 2262 of nanoseconds), " in said
     assert said.endswith('; sink.columns: {except: ["t", "l", "s"]} leaves them out')
+    carried_whole(tmp_path / "a.parquet")
 
 
 # What Polars cannot carry
@@ -455,6 +502,7 @@ def test_what_cannot_be_carried_is_named_with_its_type_and_can_be_left_out(tmp_p
     pq.write_table(pa.table({"id": [1, 2], "c": pa.array(values, dtype)}), tmp_path / "a.parquet")
     said = refused(tmp_path / "a.parquet")
     assert f"cannot be written as it is: column 'c' ({called}); sink.columns: {{except: [\"c\"]}} leaves it" in said
+    carried_whole(tmp_path / "a.parquet")
 
 
 def test_a_file_of_nothing_else_gives_the_weight_of_its_rows(tmp_path):

@@ -12,7 +12,7 @@ from test_statistics import rules_of, with_weight
 from attention_core.batches import Batch
 from attention_core.job import SCORES, WEIGHTS
 from attention_core.questions import Count, Counts, Pair, Sum, both
-from attention_core.run import opened
+from attention_core.run import Run, opened
 from attention_core.states import States
 from attention_core.sums import Sums
 
@@ -21,19 +21,19 @@ IN_GROUP = {**GROUPS, "apply": "weights"}
 
 @contextmanager
 def reads():
-    """The batches that are read, as often as they are, for their key columns."""
-    seen, read = [], Batch.read
+    """The batches that are read for their key columns, as often as they are; rows are written with all columns here."""
+    seen, read, carried = [], Batch.read, Run.carried
 
     def counted(self, columns, rows):
         if columns is not None:
             seen.append(self.name)
         return read(self, columns, rows)
 
-    Batch.read = counted
+    Batch.read, Run.carried = counted, lambda self, batch: frozenset()
     try:
         yield seen
     finally:
-        Batch.read = read
+        Batch.read, Run.carried = read, carried
 
 
 def in_group(g, seed=0, n=30):
