@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass, field, replace
 from fnmatch import fnmatch
 from functools import cached_property
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, cast, get_args
 
 import polars as pl
 
@@ -37,7 +37,7 @@ from attention_core.attention import (
     tables,
     whole_schema,
 )
-from attention_core.batches import Batch
+from attention_core.batches import Batch, Compression
 from attention_core.columns import elements
 from attention_core.errors import DataError, ExpectationMissed, JobError, SinkBusy, Unreadable
 from attention_core.frozen import digest
@@ -317,13 +317,22 @@ class Run:
             self.place.keep_finished(unfinished, batch.name)
         return said()
 
-    def carried(self, batch: Batch) -> frozenset[str]:
-        """The columns that the output takes as they lie in the input: of all rows, and beside new ones."""
+    def carried(self, batch: Batch, compression: Compression | None = None) -> frozenset[str]:
+        """The columns that the output takes as they lie in the input: of all rows, and beside new ones.
+
+        compression: of the output, if not as the job says.
+        """
         if self.rowless or any(head.least is not None for head in self.heads):
             return frozenset()
         names = self.output_columns()
-        found = batch.carried([n for n in names if n in self.own], self.job.sink.compression)
+        found = batch.carried([n for n in names if n in self.own], compression or self.job.sink.compression)
         return found if len(found) < len(names) else frozenset()
+
+    def faster(self, batch: Batch) -> tuple[str, int] | None:
+        """The compression of outputs with which more columns would be carried than now, and how many."""
+        now = len(self.carried(batch))
+        many, best = max((len(self.carried(batch, c)), c) for c in get_args(Compression))
+        return (best, many) if many > now else None
 
     def digest(self, batch: Batch, statistics: Statistics) -> str:
         """The identity of what the rows of one batch use of the statistics; a run has but one of these."""

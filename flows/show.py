@@ -109,6 +109,10 @@ def plan(run: Run, found: Plan, every: bool) -> None:
         out.print(f"{found.other_versions:,} {was} made by other versions of Farol's numerics or torch; --full redoes")
     if shown and found.estimate is not None:
         out.print(f"takes about: {_takes(found.estimate)}")
+        todo = next((b for b, e in zip(run.batches, found.entries, strict=True) if e.status != "done"), None)
+        if todo is not None and (better := run.faster(todo)) is not None:
+            what = f"{counted(better[1], 'column')} would be copied, not decoded and encoded"
+            out.print(f"faster: sink.compression: {better[0]}, as in the input: {what}")
     line("adds: " + ", ".join(f"{name} ({dtype})" for name, dtype in run.added().items()))
     if found.gone and run.job.sink.gone == "refuse":
         note(

@@ -9,13 +9,19 @@ import polars as pl
 
 from attention_core.attention import one_thread
 from attention_core.devices import keep_freed_memory
-from attention_core.run import opened, run
+from attention_core.run import Run, opened, run
 from attention_core.work import threads
 from tests.benchmarks.job_files import TABLES, write_job
 
 
 def do(job: str, source: Path, out: Path) -> None:
     run(write_job(job, source, out))
+
+
+def encoding(job: str, source: Path, out: Path) -> None:
+    """As where the input is compressed otherwise: no column is carried over as it lies."""
+    Run.carried = lambda self, batch, compression=None: frozenset()  # type: ignore[method-assign]
+    do(job, source, out)
 
 
 def pool(source: Path, out: Path) -> None:
@@ -34,6 +40,7 @@ def median(source: Path, out: Path) -> None:
 
 
 PEERS = {
+    **{f"{job}/farol-encoding": partial(encoding, job) for job in ("elementwise", "one-column", "zscore-softmax")},
     "elementwise/farol": partial(do, "elementwise"),
     "one-column/farol": partial(do, "one-column"),
     "zscore-softmax/farol": partial(do, "zscore-softmax"),

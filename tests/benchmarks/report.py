@@ -20,6 +20,7 @@ TIME_TARGETS = [
     ("elementwise/farol", "elementwise/pandas-torch", 0.5),
     ("zscore-softmax/farol", "one-column/farol", 1.6),
     ("zscore-softmax/farol", "one-column/farol", 1.35),
+    ("zscore-softmax/farol-encoding", "one-column/farol-encoding", 1.35),
     ("group-softmax/farol", "group-softmax/polars", 1.3),
     ("group-softmax/farol", "group-softmax/polars", 0.55),
     ("group-softmax/farol", "group-softmax/duckdb", 0.65),

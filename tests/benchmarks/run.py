@@ -22,8 +22,16 @@ GROUPS = {
         "elementwise/pandas-torch",
         "elementwise/pandas-torch-threads",
         "elementwise/farol",
+        "elementwise/farol-encoding",
     ],
-    "zscore-softmax": ["one-column/polars", "one-column/farol", "zscore-softmax/polars", "zscore-softmax/farol"],
+    "zscore-softmax": [
+        "one-column/polars",
+        "one-column/farol",
+        "one-column/farol-encoding",
+        "zscore-softmax/polars",
+        "zscore-softmax/farol",
+        "zscore-softmax/farol-encoding",
+    ],
     "group-softmax": [
         "group-softmax/polars",
         "group-softmax/polars-joins",

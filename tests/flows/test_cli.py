@@ -102,6 +102,13 @@ def test_plan(folder):
     assert lines[-2:] == ["adds: high_weight (Float64), x_weighted (Float64)", f"writes to {folder.path / 'out'}"]
 
 
+def test_a_plan_says_what_would_let_columns_be_copied(folder):
+    assert "faster" not in folder.farol("plan", "job.yaml")[1]
+    status, out, _ = folder.farol("plan", "job.yaml", "--set", "sink.compression=gzip")
+    said = "faster: sink.compression: zstd, as in the input: 1 column would be copied, not decoded and encoded"
+    assert status == 0 and said in out.splitlines()
+
+
 def test_a_plan_as_json(folder):
     folder.job(*ZSCORE)
     status, out, _ = folder.farol("plan", "job.yaml", "--json")
