@@ -355,15 +355,16 @@ class Rule(Frozen):
         return found
 
     def _known(self, columns: Any, where: str, schema: Mapping[str, pl.DataType]) -> None:
-        for column in columns:
+        listed = isinstance(columns, tuple) and len(columns) > 1
+        for i, column in enumerate(columns):
             if column == "*" or (column.startswith("^") and column.endswith("$")):
                 what = f"the column name {column!r} means a pattern to Polars; rename it, or say {{match: ...}}"
-                raise self._wrong(where, what)
+                raise self._wrong(where, what, *[i] * listed)
             if column not in schema:
-                raise self._wrong(where, f"no column {column!r}{nearest(column, schema)}")
+                raise self._wrong(where, f"no column {column!r}{nearest(column, schema)}", *[i] * listed)
 
-    def _wrong(self, where: str, what: str) -> JobError:
-        return JobError(what, tuple(where.split(".")))
+    def _wrong(self, where: str, what: str, *item: int) -> JobError:
+        return JobError(what, (*where.split("."), *item))
 
 
 def _width(dtype: pl.DataType) -> int:
@@ -475,9 +476,10 @@ class Sink(Frozen):
                 named, kept = self.columns.exclude, [c for c in every if c not in self.columns.exclude]
             case _:
                 named, kept = tuple(self.columns), list(self.columns)
-        for column in named:
+        at = ("sink", "columns", *["except"] * isinstance(self.columns, Except))
+        for i, column in enumerate(named):
             if column not in every:
-                raise JobError(f"no column {column!r}{nearest(column, every)}", ("sink", "columns"))
+                raise JobError(f"no column {column!r}{nearest(column, every)}", (*at, i))
         return kept
 
 

@@ -310,6 +310,14 @@ def _order(root: Node, at: At) -> list[int]:
     return order
 
 
+_BOUNDS = {
+    "greater_than": ("above", "gt"),
+    "greater_than_equal": ("at least", "ge"),
+    "less_than": ("below", "lt"),
+    "less_than_equal": ("at most", "le"),
+}
+
+
 def _is_type(error: Any) -> bool:
     return str(error["type"]).endswith(_WRONG_TYPE)
 
@@ -335,6 +343,9 @@ def _said(errors: list[Any], at: At, model: type[BaseModel]) -> str:
             return "must not be empty"
         case "too_long":
             return f"holds {context['actual_length']} entries, and {context['max_length']} is the most"
+        case bound if bound in _BOUNDS:
+            word, name = _BOUNDS[bound]
+            return f"{_short(given)} is not {word} {str(context[name]).removesuffix('.0')}"
         case _ if _is_type(first):
             return (
                 f"{_short(given)} is not {' or '.join(dict.fromkeys(w for e in errors for w in _wanted(e)))}"

@@ -48,10 +48,13 @@ app.register_install_completion_command(help="Teaches the shell to complete faro
 Sets = Annotated[
     tuple[str, ...],
     Parameter(
-        name="--set", negative=(), help="An entry of the job file by its dotted path, as in `--set sink.path=out`"
+        name="--set",
+        negative=(),
+        show_default=False,
+        help="An entry of the job file by its dotted path, as in `--set sink.path=out`",
     ),
 ]
-Json = Annotated[bool, Parameter(negative=(), help="Print JSON instead of a table")]
+Json = Annotated[bool, Parameter(negative=(), show_default=False, help="Print JSON instead of a table")]
 
 
 @app.command
@@ -59,7 +62,9 @@ def run(
     job: Path,
     /,
     *,
-    full: Annotated[bool, Parameter(negative=(), help="Do all batches again, also those that are done")] = False,
+    full: Annotated[
+        bool, Parameter(negative=(), show_default=False, help="Do all batches again, also those that are done")
+    ] = False,
     redo: Annotated[str | None, Parameter(help="Do batches again whose name matches this glob")] = None,
     device: Annotated[str | None, Parameter(help="auto, cpu, cuda or cuda:N")] = None,
     chunk_rows: Annotated[int | None, Parameter(help="Rows on the device at once; the results do not change")] = None,
@@ -97,22 +102,28 @@ def plan(
     /,
     *,
     set: Sets = (),
-    all: Annotated[bool, Parameter(negative=(), help="Every batch, also those that are done")] = False,
+    all: Annotated[
+        bool, Parameter(negative=(), show_default=False, help="Every batch, also those that are done")
+    ] = False,
     json: Json = False,
 ) -> None:
     """Says what a run would do, and why. Reads footers only, and writes nothing."""
     from dataclasses import asdict
 
-    from attention_core.run import opened
+    from attention_core.run import opened, refuse_gone
     from flows import show
 
-    opening = opened(job, set)
+    opening, refused = opened(job, set), None
     found = opening.plan()
     if json:
+        try:
+            refuse_gone(opening, found)
+        except JobError as error:
+            refused = str(error)
         entries = [{"batch": e.name, "status": e.status, "why": e.why} for e in found.entries]
         _print_json({"job": opening.job.name, "batches": entries, "gone": found.gone, "passes": found.passes,
                      "schema": {n: str(t) for n, t in found.schema.items()},
-                     "other_versions": found.other_versions, "interrupted": found.interrupted,
+                     "other_versions": found.other_versions, "interrupted": found.interrupted, "refused": refused,
                      "estimate": found.estimate and asdict(found.estimate)})  # fmt: skip
     else:
         show.plan(opening, found, all)

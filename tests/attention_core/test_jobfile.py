@@ -101,6 +101,11 @@ REFUSED = [
     ("  path: batches", "  hive: auto", "3:3: source.path: is missing"),
     ("clip: [0.0, 0.2]", "clip: [1]", "15:11: attention[1].clip[1]: is missing"),
     (", above: 15", "", "10:12: attention[0].score: needs at least one of above, at_least, below, at_most"),
+    # a bound
+    ("clip: [0.0, 0.2]", "keep: {top_p: 1.5}", "15:19: attention[1].keep.top_p: 1.5 is not at most 1"),
+    ("clip: [0.0, 0.2]", "keep: {top_k: 0}", "15:19: attention[1].keep.top_k: 0 is not at least 1"),
+    ("weight: step", "weight: {kind: exponential, half_life: 0}",
+     "11:44: attention[0].weight.half_life: 0 is not above 0"),
     # an entry that is not known
     ("clip: [0.0, 0.2]", "clipp: [0.0, 0.2]", "15:5: attention[1].clipp: not known here; did you mean 'clip'?"),
     ("above: 15", "above: 15, abov: 1", "10:41: attention[0].score.abov: not known here; did you mean 'above'?"),

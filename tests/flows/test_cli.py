@@ -119,6 +119,14 @@ def test_a_plan_as_json(folder):
     assert plan["schema"] == {"x": "Int64", "high_weight": "Float64", "x_weighted": "Float64"}
 
 
+def test_a_plan_as_json_says_what_a_run_would_refuse(folder):
+    run(folder.path / "job.yaml")
+    assert json.loads(folder.farol("plan", "job.yaml", "--json")[1])["refused"] is None
+    (folder.path / "in/b.parquet").unlink()
+    status, out, _ = folder.farol("plan", "job.yaml", "--json")
+    assert status == 0 and "1 output has no input any more" in json.loads(out)["refused"]
+
+
 def test_a_long_plan_is_cut_unless_all_is_asked_for(folder):
     for i in range(30):
         folder.data(f"n{i}.parquet", x=[1])
@@ -194,6 +202,13 @@ def test_no_such_column(folder, refused):
     folder.data("b.parquet", x_y=[1])
     said = refused(2, "run", "job.yaml")
     assert said.startswith("job.yaml:6:10: attention[0].key: ") and "'y'" in said and "x_y" in said
+
+
+def test_no_such_column_in_a_list(folder, refused):
+    folder.job("key: x", "key: [x,\n      y]")
+    assert refused(2, "check", "job.yaml").startswith("job.yaml:7:7: attention[0].key[1]: no column 'y'")
+    folder.job("sink: {path: out}", "sink: {path: out, columns: {except: [y]}}")
+    assert refused(2, "check", "job.yaml").startswith("job.yaml:3:38: sink.columns.except[0]: no column 'y'")
 
 
 def test_text_as_the_key_of_a_numeric_score(folder, refused):
