@@ -133,14 +133,15 @@ class Batch:
             if not start:
                 yield 0, self._as_agreed(lazy.limit(0).collect()).with_columns(folders)
 
-    def carried(self, names: Sequence[str], compression: Compression) -> frozenset[str]:
-        """Those of these columns that an output can take as they lie in the file, without decoding them."""
+    def carried(self, names: Sequence[str], *compressions: Compression) -> list[frozenset[str]]:
+        """Those of these columns that an output can take as they lie in the file, for each compression that it has."""
+        names = [n for n in names if n not in self.reads]
         with reading(self.path), opened(self.path) as file:
             try:
-                found = Pieces.of(file).carried(names, compression, ROW_GROUP_BYTES)
+                pieces = Pieces.of(file)
+                return [pieces.carried(names, c, ROW_GROUP_BYTES) for c in compressions]
             except (ValueError, TypeError, AttributeError, LookupError):  # who decodes it says what is wrong
-                return frozenset()
-        return found - self.reads.keys()
+                return [frozenset()] * len(compressions)
 
     @contextmanager
     def pieces(self, carried: frozenset[str]) -> Iterator[Source | None]:

@@ -42,6 +42,9 @@ class _Meta:
     CODEC, VALUES, UNPACKED, SIZE, DATA, INDEX, DICTIONARY, BLOOM, BLOOM_SIZE = 4, 5, 6, 7, 9, 10, 11, 14, 15
 
 
+_LEFT = (_Meta.INDEX, _Meta.DICTIONARY, _Meta.BLOOM, _Meta.BLOOM_SIZE)  # of a chunk that moves
+
+
 class _Page:
     TYPE, SIZE, CRC = 1, 3, 4
     OF_TYPE = {0: 5, 3: 8}  # where data pages, of either version, say more of themselves
@@ -227,11 +230,11 @@ class Joined:
     def _laid(self, chunk: Struct, data: memoryview) -> Struct:
         """Writes a chunk, and says where; what indices and Bloom filters of it there are stays behind."""
         meta = chunk.at(_Chunk.META)
-        moved = self.at - _span(meta)[0]
-        here = Struct({f: v for f, v in meta.items() if f not in (_Meta.INDEX, _Meta.BLOOM, _Meta.BLOOM_SIZE)})
-        for place in (_Meta.DATA, _Meta.DICTIONARY):
-            if place in here:
-                here[place] = (I64, here.at(place) + moved)
+        start, _ = _span(meta)
+        here = Struct({f: v for f, v in meta.items() if f not in _LEFT})
+        here[_Meta.DATA] = (I64, meta.at(_Meta.DATA) - start + self.at)
+        if start != meta.at(_Meta.DATA):
+            here[_Meta.DICTIONARY] = (I64, self.at)
         laid = Struct({_Chunk.START: (I64, self.at), _Chunk.META: (STRUCT, here)})
         self._write(data)
         return laid

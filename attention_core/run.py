@@ -317,22 +317,23 @@ class Run:
             self.place.keep_finished(unfinished, batch.name)
         return said()
 
-    def carried(self, batch: Batch, compression: Compression | None = None) -> frozenset[str]:
-        """The columns that the output takes as they lie in the input: of all rows, and beside new ones.
-
-        compression: of the output, if not as the job says.
-        """
-        if self.rowless or any(head.least is not None for head in self.heads):
-            return frozenset()
-        names = self.output_columns()
-        found = batch.carried([n for n in names if n in self.own], compression or self.job.sink.compression)
-        return found if len(found) < len(names) else frozenset()
+    def carried(self, batch: Batch) -> frozenset[str]:
+        """The columns that the output takes as they lie in the input: of all rows, and beside new ones."""
+        return self._carried(batch, self.job.sink.compression)[0]
 
     def faster(self, batch: Batch) -> tuple[str, int] | None:
         """The compression of outputs with which more columns would be carried than now, and how many."""
-        now = len(self.carried(batch))
-        many, best = max((len(self.carried(batch, c)), c) for c in get_args(Compression))
-        return (best, many) if many > now else None
+        every: tuple[Compression, ...] = get_args(Compression)
+        many = {c: len(found) for c, found in zip(every, self._carried(batch, *every), strict=True)}
+        best = max(many, key=lambda c: many[c])
+        return (best, many[best]) if many[best] > many[self.job.sink.compression] else None
+
+    def _carried(self, batch: Batch, *compressions: Compression) -> list[frozenset[str]]:
+        if self.rowless or any(head.least is not None for head in self.heads):
+            return [frozenset()] * len(compressions)
+        names = self.output_columns()
+        found = batch.carried([n for n in names if n in self.own], *compressions)
+        return [some if len(some) < len(names) else frozenset() for some in found]
 
     def digest(self, batch: Batch, statistics: Statistics) -> str:
         """The identity of what the rows of one batch use of the statistics; a run has but one of these."""

@@ -26,6 +26,14 @@ def footer(path):
     return raw[-8 - int.from_bytes(raw[-8:-4], "little") : -8]
 
 
+def change_footer(path, change):
+    raw, old = path.read_bytes(), footer(path)
+    struct, _ = thrift.read(old)
+    change(struct)
+    new = thrift.written(struct)
+    path.write_bytes(raw[: -8 - len(old)] + new + len(new).to_bytes(4, "little") + b"PAR1")
+
+
 def rows(n=100):
     dice = np.random.default_rng(n)
     frame = pl.DataFrame({"x": dice.normal(size=n), "s": [f"é{i % 7}" for i in range(n)], "i": range(n)})
@@ -222,17 +230,26 @@ def test_what_points_into_the_input_is_left_there(folder):
 def test_statistics_of_a_writer_without_an_order_stay_without_one(folder):
     """A reader must not trust bounds of texts that were written before there was an order."""
     folder.job(KEY).put("a.parquet", rows())
-    path = folder.path / "in/a.parquet"
-    raw, old = path.read_bytes(), footer(path)
-    struct, _ = thrift.read(old)
-    del struct[7]
-    struct[6] = (BINARY, b"parquet-mr version 1.7.0 (build x)")
-    new = thrift.written(struct)
-    path.write_bytes(raw[: -8 - len(old)] + new + len(new).to_bytes(4, "little") + b"PAR1")
+
+    def older(struct):
+        del struct[7]
+        struct[6] = (BINARY, b"parquet-mr version 1.7.0 (build x)")
+
+    change_footer(folder.path / "in/a.parquet", older)
     folder.run()
     back, _ = thrift.read(footer(folder.path / "out/a.parquet"))
     assert 7 not in back and back.at(6) == b"parquet-mr version 1.7.0 (build x)"
     assert folder.rows().drop("x_weight").equals(rows())
+
+
+def test_a_dictionary_that_is_said_to_lie_at_0_is_none(folder):
+    folder.job(KEY).put("a.parquet", rows())
+    path = folder.path / "in/a.parquet"
+    pq.write_table(rows().to_arrow(), path, compression="zstd", use_dictionary=False)
+    change_footer(path, lambda struct: [c.at(3).update({11: (I64, 0)}) for c in struct.at(4)[0].at(1)[1:]])
+    folder.run()
+    assert folder.rows().drop("x_weight").equals(rows())
+    assert not any(11 in c.at(3) for c in thrift.read(footer(folder.path / "out/a.parquet"))[0].at(4)[0].at(1))
 
 
 # What is wrong with a file
@@ -286,7 +303,7 @@ def test_a_checksum_is_held_against_its_page(folder, sums):
 def test_a_file_that_is_another_by_now_is_refused(tmp_path):
     rows().write_parquet(tmp_path / "a.parquet", row_group_size=60)
     batch, schema = Batch(tmp_path / "a.parquet", "a"), {**rows().schema, "w": pl.Float64()}
-    found = batch.carried(rows().columns, "zstd")
+    (found,) = batch.carried(rows().columns, "zstd")
     for heights in ([50], [60, 41], [60, 40, 5]):
         frames = (pl.DataFrame({"w": np.ones(n)}) for n in heights)
         with pytest.raises(DataError, match="changed while it was read"):
