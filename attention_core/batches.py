@@ -12,19 +12,21 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
-from itertools import repeat
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, BinaryIO, Literal
 
 import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
+from polars.io.plugins import register_io_source
 
 from attention_core.carry import Joined, Pieces, Source
 from attention_core.errors import DataError, FarolError, Unreadable, printable
 from attention_core.stores import Remote, Where, arrow, created, opened, plainly, polars
 
 ROW_GROUP_BYTES = 128 << 20
+FEW = 1000  # chunks of a file
+SMALL = 1 << 16  # bytes, unpacked: to decode and encode such a chunk takes no longer than to say where it lies
 READ = "cannot be read"
 WRITTEN = "written as it is"
 _FOREIGN = re.compile(r"field_id=-?\d+ (.+) \(((?:Variant|Geometry|Geography|Unknown|Interval)\b.*)\)", re.IGNORECASE)
@@ -135,26 +137,37 @@ class Batch:
 
     def carried(self, names: Sequence[str], *compressions: Compression) -> list[frozenset[str]]:
         """Those of these columns that an output can take as they lie in the file, for each compression that it has."""
-        names = [n for n in names if n not in self.reads]
         with reading(self.path), opened(self.path) as file:
-            try:
-                pieces = Pieces.of(file)
-                return [pieces.carried(names, c, ROW_GROUP_BYTES) for c in compressions]
-            except (ValueError, TypeError, AttributeError, LookupError):  # who decodes it says what is wrong
-                return [frozenset()] * len(compressions)
+            found = self._carried(file, names, *compressions)
+        return [frozenset()] * len(compressions) if found is None else found[1]
 
     @contextmanager
-    def pieces(self, carried: frozenset[str]) -> Iterator[Source | None]:
-        """The file as what columns are carried from."""
-        if not carried:
+    def source(self, names: Sequence[str], compression: Compression) -> Iterator[Source | None]:
+        """The file as what an output takes some of these columns from as they lie; None where it takes none."""
+        if not names:
             yield None
             return
-        with opened(self.path) as file:
-            try:
-                pieces = Pieces.of(file)
-            except ValueError:
-                raise Unreadable(f"{self.path}: changed while it was read") from None
-            yield Source(self.path, file, pieces, carried)
+        with reading(self.path):
+            file = opened(self.path)
+        with file:
+            with reading(self.path):
+                found = self._carried(file, names, compression)
+            yield Source(self.path, file, found[0], found[1][0]) if found is not None and found[1][0] else None
+
+    def _carried(
+        self, file: BinaryIO, names: Sequence[str], *compressions: Compression
+    ) -> tuple[Pieces, list[frozenset[str]]] | None:
+        names = [n for n in names if n not in self.reads]
+        with self._footer() as arrows:
+            size = sum(arrows.metadata.row_group(i).total_byte_size for i in range(arrows.metadata.num_row_groups))
+            chunks = arrows.metadata.num_columns * arrows.metadata.num_row_groups
+        if chunks > FEW and size < chunks * SMALL:
+            return None
+        try:
+            pieces = Pieces.of(file)
+            return pieces, [pieces.carried(names, c, ROW_GROUP_BYTES) for c in compressions]
+        except ValueError:  # who decodes it says what is wrong
+            return None
 
     def _scan(self, **how: Any) -> pl.LazyFrame:
         path, options = polars(self.path)
@@ -274,18 +287,18 @@ def write(
     like: Batch,
     compression: Compression,
     footer: Callable[[], dict[str, str]],
-    carried: frozenset[str] = frozenset(),
+    source: Source | None = None,
 ) -> None:
     """Writes chunks as they come, synced to disk; `footer` is asked for after the last of them.
 
     Columns that the input has keep its Arrow types, nullability and metadata.
 
-    carried: columns that the frames lack, since they are taken from the input as they lie there.
+    source: the input, as what columns are carried from: the frames lack them.
 
     Raises:
         DataError: where a column cannot be kept so, or the file cannot be written, as on a full disk.
     """
-    own = like.arrow_schema()
+    own, carried = like.arrow_schema(), frozenset[str]() if source is None else source.carried
     for name in (n for n in own.names if n in like.reads):
         own = own.remove(own.get_field_index(name))  # it is written as agreed, not as it was
     new = {n: t for n, t in schema.items() if n not in carried}
@@ -295,12 +308,19 @@ def write(
     new |= casts
     exact, written = _shapes(own, new)
     exact = pa.schema([own.field(n) if n in carried else exact.field(n) for n in schema], exact.metadata)
-    last = pl.DataFrame()
+    last, rows, whole = pl.DataFrame(), 0, False
 
-    def encoded(frame: pl.DataFrame) -> bytes:
-        nonlocal last
-        last = frame
-        return _encoded(frame.cast(casts) if casts else frame, written, compression)  # type: ignore[arg-type]
+    def counted() -> Iterator[pl.DataFrame]:
+        nonlocal last, rows, whole
+        for last in frames:
+            rows += last.height
+            yield last.cast(casts) if casts else last  # type: ignore[arg-type]
+        whole = True
+
+    def metadata(_: object = None) -> dict[str, str]:
+        if not whole:  # a store would be given what there is, as if it were all; so it is given nothing
+            raise DataError(f"{target}: cannot be written: not all rows are there")
+        return {k.decode(): v.decode() for k, v in (own.metadata or {}).items()} | _arrow(exact) | footer()
 
     def alone(name: str) -> pa.Schema:
         return _sunk(last.select(pl.col(name).cast(new[name])), pa.schema([written.field(name)]))
@@ -311,29 +331,47 @@ def write(
 
     target.parent.mkdir(parents=True, exist_ok=True)
     with reading(target, "cannot be written", unwritable):
-        with created(target) as out, like.pieces(carried) as source:
-            joined = Joined(out, list(schema), source)
-            joined.add(encoded(pl.DataFrame(schema=new)))
-            groups = repeat(like.row_group_rows() or 1) if source is None else source.pieces.rows
-            for group in _regrouped(frames, groups):
-                joined.add(encoded(group))
-            joined.close({k.decode(): v.decode() for k, v in (own.metadata or {}).items()} | _arrow(exact) | footer())
+        if source is None:
+            how = {"row_group_size": like.row_group_rows(), "metadata": metadata, "arrow_schema": written}
+            _sink(register_io_source(lambda *_: counted(), schema=pl.Schema(new)), target, compression, **how)
+        else:
+            with created(target) as out:
+                joined = Joined(out, list(schema), source)
+                for i, group in enumerate(_regrouped(counted(), source.pieces.rows)):
+                    joined.add(_encoded(group, written, compression), _taken(source, i, group.height))
+                joined.close(metadata())
         there = pq.read_metadata(arrow(target)).num_rows
-    if there != joined.rows:
-        raise DataError(f"{target}: cannot be written: {there} of {joined.rows} rows are there")
+    if there != rows:
+        raise DataError(f"{target}: cannot be written: {there} of {rows} rows are there")
+    if source is not None:
+        with reading(like.path):  # whose footer says some of what the output's does
+            _opened(target)
+
+
+def _taken(source: Source, i: int, rows: int) -> dict[int, memoryview]:
+    """What is carried of a row group of so many rows."""
+    with reading(source.path):
+        return source.chunks(i, rows)
+
+
+def _opened(path: Where) -> None:
+    """Has Polars read a footer."""
+    to, options = polars(path)
+    pl.scan_parquet(to, hive_partitioning=False, glob=False, **options).select(pl.len()).collect()
 
 
 def _encoded(frame: pl.DataFrame, written: pa.Schema, compression: Compression) -> bytes:
     """Rows as a Parquet file of one row group."""
     file = io.BytesIO()
-    frame.lazy().sink_parquet(
-        file,
-        compression=compression,
-        compression_level=1 if compression == "zstd" else None,
-        row_group_size=max(1, frame.height),
-        arrow_schema=written,
-    )
+    _sink(frame.lazy(), file, compression, row_group_size=frame.height, arrow_schema=written)
     return file.getvalue()
+
+
+def _sink(rows: pl.LazyFrame, target: Where | io.BytesIO, compression: Compression, **how: Any) -> None:
+    to, options = (target, {}) if isinstance(target, io.BytesIO) else polars(target)
+    synced: Literal["all"] | None = "all" if isinstance(target, Path) else None  # a store has what it says it has
+    level = 1 if compression == "zstd" else None
+    rows.sink_parquet(to, compression=compression, compression_level=level, sync_on_close=synced, **options, **how)
 
 
 def _regrouped(frames: Iterator[pl.DataFrame], sizes: Iterable[int]) -> Iterator[pl.DataFrame]:
@@ -355,21 +393,7 @@ def write_table(table: pl.DataFrame, target: Where, made_of: str, compression: C
     """Writes a pooled table, synced to disk, with what it was made of in its metadata."""
     target.parent.mkdir(parents=True, exist_ok=True)
     with reading(target, "cannot be written"):
-        level = 1 if compression == "zstd" else None
-        metadata, (to, options) = {"farol": made_of}, polars(target)
-        table.lazy().sink_parquet(
-            to,
-            compression=compression,
-            compression_level=level,
-            sync_on_close=_synced(target),
-            metadata=metadata,
-            **options,
-        )
-
-
-def _synced(target: Where) -> Literal["all"] | None:
-    """A store has what it says it has."""
-    return "all" if isinstance(target, Path) else None
+        _sink(table.lazy(), target, compression, metadata={"farol": made_of})
 
 
 @contextmanager

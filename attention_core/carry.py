@@ -10,12 +10,13 @@ import io
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import pairwise
 from typing import BinaryIO, Protocol
 
 from attention_core.errors import Unreadable
 from attention_core.stores import Where
-from attention_core.thrift import BINARY, I32, I64, STRUCT, Struct, read, structs, written
+from attention_core.thrift import BINARY, I32, I64, LIST, STRUCT, Struct, read, structs, written
 
 MAGIC = b"PAR1"
 GAP = 1 << 16  # between chunks that are read at once
@@ -23,30 +24,35 @@ CODECS = {"uncompressed": 0, "snappy": 1, "gzip": 2, "zstd": 6, "lz4": 7}
 
 
 class _File:
-    VERSION, SCHEMA, ROWS, GROUPS, KEY_VALUES, CREATED_BY, ORDERS, ENCRYPTION, SIGNING_KEY = range(1, 10)
+    VERSION, SCHEMA, ROWS, GROUPS, KEY_VALUES, CREATED_BY, ORDERS, ENCRYPTION = range(1, 9)
+    NEEDS, MAY = {VERSION: I32, SCHEMA: LIST, GROUPS: LIST}, {CREATED_BY: BINARY, ORDERS: LIST}
 
 
 class _Element:
-    TYPE, NAME, CHILDREN = 1, 4, 5
+    TYPE, REPETITION, NAME, CHILDREN = 1, 3, 4, 5
+    NEEDS, MAY = {NAME: BINARY}, {TYPE: I32, REPETITION: I32, CHILDREN: I32}
+    REPEATED = 2
 
 
 class _Group:
     CHUNKS, BYTES, ROWS, START, COMPRESSED = 1, 2, 3, 5, 6
+    NEEDS = {CHUNKS: LIST, ROWS: I64}
 
 
 class _Chunk:
     FILE, START, META, CRYPTO, ENCRYPTED = 1, 2, 3, 8, 9
+    NEEDS = {META: STRUCT}
 
 
 class _Meta:
     CODEC, VALUES, UNPACKED, SIZE, DATA, INDEX, DICTIONARY, BLOOM, BLOOM_SIZE = 4, 5, 6, 7, 9, 10, 11, 14, 15
-
-
-_LEFT = (_Meta.INDEX, _Meta.DICTIONARY, _Meta.BLOOM, _Meta.BLOOM_SIZE)  # of a chunk that moves
+    NEEDS, MAY = {CODEC: I32, VALUES: I64, UNPACKED: I64, SIZE: I64, DATA: I64}, {DICTIONARY: I64}
+    LEFT = (INDEX, DICTIONARY, BLOOM, BLOOM_SIZE)  # where a chunk was
 
 
 class _Page:
     TYPE, SIZE, CRC = 1, 3, 4
+    NEEDS, MAY = {TYPE: I32, SIZE: I32}, {CRC: I32, 5: STRUCT, 8: STRUCT}
     OF_TYPE = {0: 5, 3: 8}  # where data pages, of either version, say more of themselves
     VALUES = 1  # is the first of it
 
@@ -57,11 +63,7 @@ class Writes(Protocol):
 
 @dataclass(frozen=True)
 class Pieces:
-    """A Parquet file as its footer cuts it. columns: of each top-level one its part of the schema, and its leaves.
-
-    Raises:
-        ValueError: where there is no footer that can be understood.
-    """
+    """A Parquet file as its footer cuts it. columns: of each top-level one its part of the schema, and its leaves."""
 
     meta: Struct
     end: int  # of the row groups
@@ -69,21 +71,27 @@ class Pieces:
 
     @staticmethod
     def of(file: BinaryIO) -> Pieces:
-        size = file.seek(-8, io.SEEK_END) + 8
+        """The pieces of a file.
+
+        Raises:
+            ValueError: where the footer is not as it should be.
+        """
+        size = file.seek(0, io.SEEK_END)
+        file.seek(max(0, size - 8))
         tail = file.read(8)
         end = size - 8 - int.from_bytes(tail[:4], "little")
         if tail[4:] != MAGIC or end < len(MAGIC):
             raise ValueError("no footer")
         file.seek(end)
-        meta, _ = read(file.read(size - 8 - end))
-        try:
-            return Pieces(meta, end, _columns(meta.at(_File.SCHEMA)))
-        except (AttributeError, IndexError, KeyError, TypeError):
-            raise ValueError("no schema") from None
+        meta = _typed(read(file.read(size - 8 - end))[0], _File.NEEDS, _File.MAY)
+        elements = [_typed(e, _Element.NEEDS, _Element.MAY) for e in meta.at(_File.SCHEMA)]
+        for group in meta.at(_File.GROUPS):
+            _typed(group, _Group.NEEDS)
+        return Pieces(meta, end, _columns(elements))
 
     @property
     def groups(self) -> list[Struct]:
-        return self.meta.at(_File.GROUPS, [])  # type: ignore[no-any-return]
+        return self.meta.at(_File.GROUPS)  # type: ignore[no-any-return]
 
     @property
     def rows(self) -> list[int]:
@@ -94,31 +102,40 @@ class Pieces:
         """Those of these columns that can be laid into another file as they are, compressed so already.
 
         most: bytes of a row group, unpacked.
+
+        Raises:
+            ValueError: where the footer is not as it should be.
         """
-        whole = [g for g in self.groups if g.at(_Group.ROWS, 0) > 0 and 0 <= g.at(_Group.BYTES, -1) <= most]
         leaves = sum(len(leaves) for _, leaves in self.columns.values())
-        if _File.ENCRYPTION in self.meta or len(whole) < len(self.groups):
-            return frozenset()
-        if any(len(group.at(_Group.CHUNKS)) != leaves for group in whole):
+        metas = [[_meta(chunk) for chunk in group.at(_Group.CHUNKS)] for group in self.groups]
+        sizes = [sum(max(m.at(_Meta.UNPACKED), m.at(_Meta.SIZE)) for m in group) for group in metas]
+        orders = self.meta.at(_File.ORDERS)
+        if (
+            not self.groups
+            or _File.ENCRYPTION in self.meta
+            or (orders is not None and len(orders) != leaves)
+            or any(rows <= 0 for rows in self.rows)
+            or any(size > most for size in sizes)
+            or any(len(group) != leaves for group in metas)
+        ):
             return frozenset()
         return frozenset(
             name
             for name in names
             if name in self.columns
             and all(
-                self._plain(group.at(_Group.CHUNKS)[leaf], CODECS[compression])
-                for group in whole
+                group[leaf].at(_Meta.CODEC) == CODECS[compression] and self._plain(group[leaf], rows, name)
+                for group, rows in zip(metas, self.rows, strict=True)
                 for leaf in self.columns[name][1]
             )
         )
 
-    def _plain(self, chunk: Struct, codec: int) -> bool:
-        """Whether a chunk lies in this file, and is compressed so."""
-        if chunk.keys() & {_Chunk.FILE, _Chunk.CRYPTO, _Chunk.ENCRYPTED} or _Chunk.META not in chunk:
-            return False
-        meta = chunk.at(_Chunk.META)
-        start, size = _span(meta)
-        return meta.at(_Meta.CODEC) == codec and len(MAGIC) <= start < start + size <= self.end
+    def _plain(self, meta: Struct, rows: int, name: str) -> bool:
+        """Whether a chunk lies in this file, and is one of so many rows."""
+        (start, size), values = _span(meta), meta.at(_Meta.VALUES)
+        repeated = any(e.at(_Element.REPETITION) == _Element.REPEATED for e in self.columns[name][0])
+        inside = len(MAGIC) <= start < start + size <= self.end and meta.at(_Meta.UNPACKED) >= 0
+        return inside and (values >= rows if repeated else values == rows)
 
 
 @dataclass(frozen=True)
@@ -130,15 +147,25 @@ class Source:
     pieces: Pieces
     carried: frozenset[str]
 
-    def chunks(self, i: int) -> dict[int, memoryview]:
-        """The bytes of the carried chunks of a row group, by leaf; what lies together is read at once.
+    @cached_property
+    def _names(self) -> dict[int, str]:
+        """The columns of the leaves that are carried."""
+        return {leaf: name for name in self.carried for leaf in self.pieces.columns[name][1]}
+
+    def changed(self) -> Unreadable:
+        return Unreadable(f"{self.path}: changed while it was read")
+
+    def chunks(self, i: int, rows: int) -> dict[int, memoryview]:
+        """The bytes of the carried chunks of a row group of so many rows, by leaf; what lies together is read at once.
 
         Raises:
-            Unreadable: where their pages do not add up to what the footer says.
+            Unreadable: where it has other rows, or its pages do not add up to what the footer says.
         """
+        if self.pieces.rows[i : i + 1] != [rows]:
+            raise self.changed()
         chunks = self.pieces.groups[i].at(_Group.CHUNKS)
-        names = {leaf: name for name in self.carried for leaf in self.pieces.columns[name][1]}
-        spans = {leaf: _span(chunks[leaf].at(_Chunk.META)) for leaf in names}
+        metas = {leaf: chunks[leaf].at(_Chunk.META) for leaf in self._names}
+        spans = {leaf: _span(meta) for leaf, meta in metas.items()}
         found: dict[int, memoryview] = {}
         for run in _runs(spans):
             start, end = spans[run[0]][0], max(sum(spans[leaf]) for leaf in run)
@@ -148,9 +175,9 @@ class Source:
                 at, size = spans[leaf]
                 found[leaf] = data[at - start : at - start + size]
                 try:
-                    _add_up(found[leaf], chunks[leaf].at(_Chunk.META))
-                except (ValueError, TypeError, AttributeError) as error:
-                    raise Unreadable(f"{self.path}: cannot be read: column {names[leaf]!r}: {error}") from None
+                    _add_up(found[leaf], metas[leaf].at(_Meta.VALUES))
+                except ValueError as error:
+                    raise Unreadable(f"{self.path}: cannot be read: column {self._names[leaf]!r}: {error}") from None
         return found
 
 
@@ -163,36 +190,33 @@ class Joined:
 
     out: Writes
     names: Sequence[str]  # of its columns, in order
-    source: Source | None
+    source: Source
     at: int = 0
     rows: int = 0
     groups: list[Struct] = field(default_factory=list)
     new: Pieces | None = None
 
-    def add(self, encoded: bytes) -> None:
-        """Adds a row group. encoded: the new columns as a Parquet file of one row group, or of none for the schema."""
+    def add(self, encoded: bytes, theirs: Mapping[int, memoryview]) -> None:
+        """Adds a row group.
+
+        encoded: the new columns as a Parquet file of one row group. theirs: the chunks that are carried, by leaf.
+        """
         self.new = Pieces.of(io.BytesIO(encoded))
         if not self.at:
             self._write(MAGIC)
-        if not self.new.groups:
-            return
         (group,), start, i = self.new.groups, self.at, len(self.groups)
-        if self.source is not None and self.source.pieces.rows[i : i + 1] != [group.at(_Group.ROWS)]:
-            raise Unreadable(f"{self.source.path}: changed while it was read")
-        theirs = {} if self.source is None else self.source.chunks(i)
         chunks = list[Struct]()
         for name in self.names:
             carried = self._from(name) is not self.new
             for leaf in self._from(name).columns[name][1]:
-                chunk = self._from(name).groups[i if carried else 0].at(_Group.CHUNKS)[leaf]
-                at, size = _span(chunk.at(_Chunk.META))
-                chunks.append(self._laid(chunk, theirs[leaf] if carried else memoryview(encoded)[at : at + size]))
-        sizes = [chunk.at(_Chunk.META) for chunk in chunks]
+                meta = self._from(name).groups[i if carried else 0].at(_Group.CHUNKS)[leaf].at(_Chunk.META)
+                at, size = _span(meta)
+                chunks.append(self._laid(meta, theirs[leaf] if carried else memoryview(encoded)[at : at + size]))
         self.rows += group.at(_Group.ROWS)
         self.groups.append(
             Struct({
                 _Group.CHUNKS: structs(chunks),
-                _Group.BYTES: (I64, sum(meta.at(_Meta.UNPACKED) for meta in sizes)),
+                _Group.BYTES: (I64, sum(chunk.at(_Chunk.META).at(_Meta.UNPACKED) for chunk in chunks)),
                 _Group.ROWS: group[_Group.ROWS],
                 _Group.START: (I64, start),
                 _Group.COMPRESSED: (I64, self.at - start),
@@ -201,14 +225,15 @@ class Joined:
 
     def close(self, key_values: Mapping[str, str]) -> None:
         """Writes the footer."""
-        assert self.new is not None
-        sides = [self.new] if self.source is None else [self.source.pieces, self.new]
+        if self.new is None or len(self.groups) != len(self.source.pieces.groups):
+            raise self.source.changed()
+        sides = [self.source.pieces, self.new]
+        columns = [(side, *side.columns[name]) for name in self.names for side in [self._from(name)]]
         pairs = [Struct({1: (BINARY, k.encode()), 2: (BINARY, v.encode())}) for k, v in key_values.items()]
-        elements = [e for name in self.names for e in self._from(name).columns[name][0]]
-        root = Struct({**sides[0].meta.at(_File.SCHEMA)[0], _Element.CHILDREN: (I32, len(self.names))})
+        root = Struct({**sides[0].meta.at(_File.SCHEMA)[0], _Element.CHILDREN: (I32, len(columns))})
         footer = Struct({
-            _File.VERSION: (I32, max(side.meta.at(_File.VERSION, 1) for side in sides)),
-            _File.SCHEMA: structs([root, *elements]),
+            _File.VERSION: (I32, max(side.meta.at(_File.VERSION) for side in sides)),
+            _File.SCHEMA: structs([root, *(e for _, elements, _ in columns for e in elements)]),
             _File.ROWS: (I64, self.rows),
             _File.GROUPS: structs(self.groups),
             _File.KEY_VALUES: structs(pairs),
@@ -216,22 +241,20 @@ class Joined:
         if _File.CREATED_BY in sides[0].meta:
             footer[_File.CREATED_BY] = sides[0].meta[_File.CREATED_BY]
         if all(_File.ORDERS in side.meta for side in sides):  # without them, no bound of texts counts
-            orders = [
-                self._from(n).meta.at(_File.ORDERS)[leaf] for n in self.names for leaf in self._from(n).columns[n][1]
-            ]
-            footer[_File.ORDERS] = structs(orders)
+            footer[_File.ORDERS] = structs(
+                side.meta.at(_File.ORDERS)[leaf] for side, _, leaves in columns for leaf in leaves
+            )
         data = written(footer)
         self._write(data + len(data).to_bytes(4, "little") + MAGIC)
 
     def _from(self, name: str) -> Pieces:
         assert self.new is not None
-        return self.new if self.source is None or name not in self.source.carried else self.source.pieces
+        return self.source.pieces if name in self.source.carried else self.new
 
-    def _laid(self, chunk: Struct, data: memoryview) -> Struct:
+    def _laid(self, meta: Struct, data: memoryview) -> Struct:
         """Writes a chunk, and says where; what indices and Bloom filters of it there are stays behind."""
-        meta = chunk.at(_Chunk.META)
         start, _ = _span(meta)
-        here = Struct({f: v for f, v in meta.items() if f not in _LEFT})
+        here = Struct({f: v for f, v in meta.items() if f not in _Meta.LEFT})
         here[_Meta.DATA] = (I64, meta.at(_Meta.DATA) - start + self.at)
         if start != meta.at(_Meta.DATA):
             here[_Meta.DICTIONARY] = (I64, self.at)
@@ -244,11 +267,32 @@ class Joined:
         self.at += len(data)
 
 
+def _typed(struct: Struct, needs: Mapping[int, int], may: Mapping[int, int] | None = None) -> Struct:
+    """The struct, if it has fields of these types.
+
+    Raises:
+        ValueError: where it has not.
+    """
+    if not isinstance(struct, Struct) or any(f not in struct or struct[f][0] != kind for f, kind in needs.items()):
+        raise ValueError("a field is not there, or of another type")
+    if may and any(f in struct and struct[f][0] != kind for f, kind in may.items()):
+        raise ValueError("a field is of another type")
+    return struct
+
+
+def _meta(chunk: Struct) -> Struct:
+    if _typed(chunk, _Chunk.NEEDS).keys() & {_Chunk.FILE, _Chunk.CRYPTO, _Chunk.ENCRYPTED}:
+        raise ValueError("a chunk that lies elsewhere, or is encrypted")
+    return _typed(chunk.at(_Chunk.META), _Meta.NEEDS, _Meta.MAY)
+
+
 def _columns(elements: Sequence[Struct]) -> dict[str, tuple[Sequence[Struct], range]]:
     found, at, leaf = {}, 1, 0
-    for _ in range(elements[0].at(_Element.CHILDREN, 0)):
+    for _ in range(elements[0].at(_Element.CHILDREN, 0) if elements else 0):
         start, first, left = at, leaf, 1
         while left:
+            if at >= len(elements):
+                raise ValueError("half a schema")
             left += elements[at].at(_Element.CHILDREN, 0) - 1
             leaf += _Element.TYPE in elements[at]
             at += 1
@@ -275,21 +319,21 @@ def _runs(spans: Mapping[int, tuple[int, int]]) -> Iterator[list[int]]:
         yield run
 
 
-def _add_up(data: memoryview, meta: Struct) -> None:
-    """Goes from page to page.
+def _add_up(data: memoryview, wanted: int) -> None:
+    """Goes from page to page, as a reader does, until it has so many values.
 
     Raises:
-        ValueError: where they are not what the footer says.
+        ValueError: where there are not so many.
     """
     at = values = 0
-    while at < len(data):
+    while values < wanted and at < len(data):
         page, at = read(data, at)
-        size = page.at(_Page.SIZE, -1)
-        if size < 0:
-            raise ValueError("a page without a size")
-        body, at = data[at : at + size], at + size
-        if _Page.CRC in page and zlib.crc32(body) != page.at(_Page.CRC) & 0xFFFFFFFF:
+        size = _typed(page, _Page.NEEDS, _Page.MAY).at(_Page.SIZE)
+        if not 0 <= size <= len(data) - at:
+            raise ValueError("a page that does not lie in it")
+        if _Page.CRC in page and zlib.crc32(data[at : at + size]) != page.at(_Page.CRC) & 0xFFFFFFFF:
             raise ValueError("the checksum of a page does not hold")
         values += page.at(_Page.OF_TYPE.get(page.at(_Page.TYPE), 0), Struct()).at(_Page.VALUES, 0)
-    if at != len(data) or values != meta.at(_Meta.VALUES):
-        raise ValueError(f"its pages hold {values} of {meta.at(_Meta.VALUES)} values")
+        at += size
+    if values != wanted:
+        raise ValueError(f"its pages hold {values} of {wanted} values")

@@ -480,6 +480,8 @@ class Sink(Frozen):
         for i, column in enumerate(named):
             if column not in every:
                 raise JobError(f"no column {column!r}{nearest(column, every)}", (*at, i))
+            if column in named[:i]:
+                raise JobError(f"{column!r} is named twice", (*at, i))
         return kept
 
 

@@ -303,14 +303,16 @@ class Run:
         def said() -> Footer:
             return self._footer(batch, now, digest_of, rows, health)
 
-        unfinished, carried = self.place.unfinished(batch.name), self.carried(batch)
-        frames = self._frames(batch, statistics, health, carried)
-        if self.rowless:
-            for _ in frames:  # for their health alone
-                pass
-        else:
-            like, compression = self._output_schema(), self.job.sink.compression
-            batches.write(frames, like, unfinished, batch, compression, lambda: said().metadata(), carried)
+        unfinished, compression = self.place.unfinished(batch.name), self.job.sink.compression
+        with batch.source(self.passing(), compression) as source:
+            carried = frozenset[str]() if source is None else source.carried
+            frames = self._frames(batch, statistics, health, carried)
+            if self.rowless:
+                for _ in frames:  # for their health alone
+                    pass
+            else:
+                like = self._output_schema()
+                batches.write(frames, like, unfinished, batch, compression, lambda: said().metadata(), source)
         if not Fingerprint.of(batch.path).untouched(now):
             raise DataError(f"{batch.path}: changed while the run was reading it; run again when it is whole")
         if not self.rowless:
@@ -318,22 +320,22 @@ class Run:
         return said()
 
     def carried(self, batch: Batch) -> frozenset[str]:
-        """The columns that the output takes as they lie in the input: of all rows, and beside new ones."""
-        return self._carried(batch, self.job.sink.compression)[0]
+        """The columns that the output takes as they lie in the input."""
+        return batch.carried(self.passing(), self.job.sink.compression)[0]
 
     def faster(self, batch: Batch) -> tuple[str, int] | None:
         """The compression of outputs with which more columns would be carried than now, and how many."""
         every: tuple[Compression, ...] = get_args(Compression)
-        many = {c: len(found) for c, found in zip(every, self._carried(batch, *every), strict=True)}
+        many = {c: len(found) for c, found in zip(every, batch.carried(self.passing(), *every), strict=True)}
         best = max(many, key=lambda c: many[c])
         return (best, many[best]) if many[best] > many[self.job.sink.compression] else None
 
-    def _carried(self, batch: Batch, *compressions: Compression) -> list[frozenset[str]]:
-        if self.rowless or any(head.least is not None for head in self.heads):
-            return [frozenset()] * len(compressions)
+    def passing(self) -> list[str]:
+        """The columns that go from the input to the output with all their rows; none unless there are new ones too."""
         names = self.output_columns()
-        found = batch.carried([n for n in names if n in self.own], *compressions)
-        return [some if len(some) < len(names) else frozenset() for some in found]
+        if self.rowless or any(head.least is not None for head in self.heads) or set(names) <= set(self.own):
+            return []
+        return [n for n in names if n in self.own]
 
     def digest(self, batch: Batch, statistics: Statistics) -> str:
         """The identity of what the rows of one batch use of the statistics; a run has but one of these."""
@@ -366,9 +368,9 @@ class Run:
         """What is wrong with each file that cannot be read, found by reading all of them."""
 
         def wrong(batch: Batch) -> str:
-            rows = self._read_for(self._stored(batch, self.carried(batch)), batch)
-            columns = None if rows is None else sorted(rows.union(*(head.reads() for head in self.heads)) - made)
             try:
+                rows = self._read_for(self._stored(batch, self.carried(batch)), batch)
+                columns = None if rows is None else sorted(rows.union(*(head.reads() for head in self.heads)) - made)
                 for _ in batch.read(columns, APPLY_ROWS):
                     pass
             except DataError as error:

@@ -210,14 +210,15 @@ class Remote:
                 writer.write(block)
 
     @contextmanager
-    def writer(self) -> Iterator[Any]:
+    def writer(self) -> Iterator[_Writer]:
         """What takes the object's bytes, in order."""
         import obstore
 
         with self._asked() as store:
-            writer = obstore.open_writer(store, self.key, buffer_size=PART)
-            yield writer
-            writer.close()  # which puts it there: an error before that must not
+            raw = obstore.open_writer(store, self.key, buffer_size=PART)
+        yield _Writer(self, raw)
+        with self._asked():
+            raw.close()  # which puts it there: an error before that must not
 
     def unlink(self, missing_ok: bool = False) -> None:
         import obstore
@@ -277,6 +278,16 @@ class Remote:
             failed = DataError(f"{self}: {plainly(error, self)}")
             failed.may_pass = _MAY_PASS.search(str(error)) is not None
             raise failed from None
+
+
+@dataclass(frozen=True)
+class _Writer:
+    where: Remote
+    raw: Any
+
+    def write(self, data: bytes) -> None:
+        with self.where._asked():
+            self.raw.write(data)
 
 
 Where = Path | Remote

@@ -1,5 +1,6 @@
 """Columns that nobody looks at are taken over as they lie in the input. Of every type: test_fidelity.py."""
 
+import errno
 import io
 
 import duckdb
@@ -11,10 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_run import Folder
 
-from attention_core import batches, thrift
+from attention_core import batches, carry, thrift
 from attention_core.batches import Batch
 from attention_core.carry import Pieces
-from attention_core.errors import DataError
+from attention_core.errors import DataError, JobError
 from attention_core.run import opened
 from attention_core.thrift import BINARY, BYTE, DOUBLE, FALSE, I16, I32, I64, LIST, SET, STRUCT, TRUE, Items, Struct
 
@@ -188,6 +189,49 @@ def test_row_groups_too_large_or_without_rows_are_not_carried(folder, monkeypatc
     assert groups.num_row_groups > 1 and folder.rows("b.parquet").drop("x_weight").equals(rows())
 
 
+def test_many_small_chunks_are_decoded_which_is_faster(folder, monkeypatch):
+    folder.job(KEY).put("a.parquet", rows(), row_group_size=10)
+    assert carried(folder)["a.parquet"]
+    monkeypatch.setattr(batches, "FEW", 60)
+    assert not carried(folder)["a.parquet"]  # 10 groups of 7 leaves
+    folder.run()
+    assert folder.rows().drop("x_weight").equals(rows())
+
+
+@pytest.mark.parametrize("names", [["x", "x"], ["x", "s", "s"], ["x_weight", "x", "x_weight"]])
+def test_a_column_that_is_named_twice_is_refused(folder, names):
+    folder.job(KEY, sink={"columns": names}).put("a.parquet", rows())
+    with pytest.raises(JobError, match=r"sink.columns\[\d\]: '\w+' is named twice"):
+        folder.run()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda f: f.update({7: (STRUCT, Struct())}),
+        lambda f: f.update({6: (I32, 5)}),
+        lambda f: f.at(4)[0].at(1)[1].at(3).update({6: (I64, -1)}),
+        lambda f: f.at(4)[0].at(1)[1].at(3).update({7: (I64, 1 << 40)}),
+        lambda f: f.at(4)[0].at(1)[1].at(3).update({5: (I64, 99)}),
+        lambda f: f.at(4)[0].at(1)[1].at(3).update({9: (I32, 4)}),
+        lambda f: f.at(4)[0].at(1)[1].update({1: (BINARY, b"elsewhere")}),
+        lambda f: f.at(4)[0].at(1).pop(),
+    ],
+)
+def test_footers_that_say_odd_things(folder, change):
+    """What is copied is as it should be; else the column is decoded, and who decodes it says what is wrong."""
+    folder.job(KEY).put("a.parquet", rows())
+    change_footer(folder.path / "in/a.parquet", change)
+    try:
+        folder.run()
+    except DataError as error:
+        assert "a.parquet" in str(error)
+        assert not (folder.path / "out").exists()
+    else:
+        assert folder.rows().drop("x_weight").equals(rows())
+        assert pq.read_table(folder.path / "out/a.parquet").num_rows == 100
+
+
 def test_a_column_that_is_read_as_another_type_is_not_carried(folder):
     folder.job(KEY, source={"drift": "widen"}).put("a.parquet", rows())
     folder.put("b.parquet", rows().with_columns(pl.col("f").cast(pl.Float64)))
@@ -285,6 +329,33 @@ def test_pages_that_do_not_add_up_are_refused(folder, change):
     assert not (folder.path / "out").exists()
 
 
+def test_bytes_after_the_last_page_are_nobodys(folder):
+    path, raw, start, end = input_of(folder)
+    raw[end:end] = b"\0" * 16
+    path.write_bytes(raw)
+
+    def longer(struct):
+        for chunk in struct.at(4)[0].at(1)[3:]:
+            chunk.at(3)[9] = (I64, chunk.at(3).at(9) + 16)
+        meta = struct.at(4)[0].at(1)[2].at(3)
+        meta[7] = (I64, meta.at(7) + 16)
+
+    change_footer(path, longer)
+    folder.run()
+    assert "i" in carried(folder)["a.parquet"] and folder.rows().drop("x_weight").equals(rows())
+
+
+def test_a_disk_that_does_not_read_is_the_inputs(folder, monkeypatch):
+    folder.job(KEY).put("a.parquet", rows())
+
+    def broken(*_):
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(carry, "_runs", broken)
+    with pytest.raises(DataError, match=r"in/a\.parquet: cannot be read: \[Errno 5\] Input/output error"):
+        folder.run()
+
+
 @pytest.mark.parametrize("sums", [True, False])
 def test_a_checksum_is_held_against_its_page(folder, sums):
     path, raw, start, end = input_of(folder, write_page_checksum=sums)
@@ -303,11 +374,11 @@ def test_a_checksum_is_held_against_its_page(folder, sums):
 def test_a_file_that_is_another_by_now_is_refused(tmp_path):
     rows().write_parquet(tmp_path / "a.parquet", row_group_size=60)
     batch, schema = Batch(tmp_path / "a.parquet", "a"), {**rows().schema, "w": pl.Float64()}
-    (found,) = batch.carried(rows().columns, "zstd")
-    for heights in ([50], [60, 41], [60, 40, 5]):
+    for heights in ([50], [60], [60, 41], [60, 40, 5]):
         frames = (pl.DataFrame({"w": np.ones(n)}) for n in heights)
-        with pytest.raises(DataError, match="changed while it was read"):
-            batches.write(frames, schema, tmp_path / "out", batch, "zstd", dict, found)
+        with batch.source(rows().columns, "zstd") as source:
+            with pytest.raises(DataError, match="changed while it was read"):
+                batches.write(frames, schema, tmp_path / "out", batch, "zstd", dict, source)
 
 
 def test_what_is_no_footer(tmp_path):
