@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, BinaryIO, Literal
+from typing import Any, BinaryIO, Literal, get_args
 
 import polars as pl
 import pyarrow as pa
@@ -298,14 +298,8 @@ def write(
     Raises:
         DataError: where a column cannot be kept so, or the file cannot be written, as on a full disk.
     """
-    own, carried = like.arrow_schema(), frozenset[str]() if source is None else source.carried
-    for name in (n for n in own.names if n in like.reads):
-        own = own.remove(own.get_field_index(name))  # it is written as agreed, not as it was
-    new = {n: t for n, t in schema.items() if n not in carried}
-    casts, lost = _casts(own.serialize().to_pybytes(), tuple(new.items()))
-    if lost:
-        raise DataError(f"{like.path}: {_cannot({n: own.field(n).type for n in lost}, WRITTEN)}")
-    new |= casts
+    carried = frozenset[str]() if source is None else source.carried
+    own, new, casts = _kept(like, schema, carried)
     exact, written = _shapes(own, new)
     exact = pa.schema([own.field(n) if n in carried else exact.field(n) for n in schema], exact.metadata)
     last, rows, whole = pl.DataFrame(), 0, False
@@ -346,6 +340,29 @@ def write(
     if source is not None:
         with reading(like.path):  # whose footer says some of what the output's does
             _opened(target)
+
+
+def refuse_unwritable(like: Batch, schema: Mapping[str, pl.DataType], carried: frozenset[str]) -> None:
+    """Refuses what `write` would, by the types alone: before any work."""
+    _kept(like, schema, carried)
+
+
+def _kept(
+    like: Batch, schema: Mapping[str, pl.DataType], carried: frozenset[str]
+) -> tuple[pa.Schema, dict[str, pl.DataType], dict[str, pl.DataType]]:
+    """The input's types, those of the columns that are encoded, and into which some of them are cast for that."""
+    own = like.arrow_schema()
+    for name in (n for n in own.names if n in like.reads):
+        own = own.remove(own.get_field_index(name))  # it is written as agreed, not as it was
+    new = {n: t for n, t in schema.items() if n not in carried}
+    casts, lost = _casts(own.serialize().to_pybytes(), tuple(new.items()))
+    if lost:
+        every: tuple[Compression, ...] = get_args(Compression)
+        copied = [c for c, some in zip(every, like.carried(lost, *every), strict=True) if some.issuperset(lost)]
+        it = "it as it lies" if len(lost) == 1 else "them as they lie"
+        or_copied = f"; sink.compression: {copied[0]} copies {it} there" if copied else ""
+        raise DataError(f"{like.path}: {_cannot({n: own.field(n).type for n in lost}, WRITTEN)}{or_copied}")
+    return own, new | casts, casts
 
 
 def _taken(source: Source, i: int, rows: int) -> dict[int, memoryview]:
@@ -458,7 +475,9 @@ def _cannot(types: Mapping[str, Any], what: str) -> str:
     """That columns cannot be carried, and how to do without them."""
     said = ", ".join(_column(name, dtype) for name, dtype in types.items())
     out = json.dumps(list(types), ensure_ascii=False)
-    return f"cannot be {what}: {said}; sink.columns: {{except: {out}}} leaves {'them' if len(types) > 1 else 'it'} out"
+    it = "them" if len(types) > 1 else "it"
+    unless = f", unless a rule reads {it}" if what == "read" else ""
+    return f"cannot be {what}: {said}; sink.columns: {{except: {out}}} leaves {it} out{unless}"
 
 
 def _first_line(error: BaseException) -> str:

@@ -7,6 +7,7 @@ https://github.com/apache/parquet-format/blob/master/src/main/thrift/parquet.thr
 from __future__ import annotations
 
 import io
+import json
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -177,7 +178,9 @@ class Source:
                 try:
                     _add_up(found[leaf], metas[leaf].at(_Meta.VALUES))
                 except ValueError as error:
-                    raise Unreadable(f"{self.path}: cannot be read: column {self._names[leaf]!r}: {error}") from None
+                    name = self._names[leaf]
+                    fix = f"sink.columns: {{except: {json.dumps([name], ensure_ascii=False)}}} leaves it out"
+                    raise Unreadable(f"{self.path}: cannot be read: column {name!r}; {fix}: {error}") from None
         return found
 
 
@@ -327,8 +330,11 @@ def _add_up(data: memoryview, wanted: int) -> None:
     """
     at = values = 0
     while values < wanted and at < len(data):
-        page, at = read(data, at)
-        size = _typed(page, _Page.NEEDS, _Page.MAY).at(_Page.SIZE)
+        try:
+            page, at = read(data, at)
+            size = _typed(page, _Page.NEEDS, _Page.MAY).at(_Page.SIZE)
+        except ValueError:
+            raise ValueError("a page whose header is damaged") from None
         if not 0 <= size <= len(data) - at:
             raise ValueError("a page that does not lie in it")
         if _Page.CRC in page and zlib.crc32(data[at : at + size]) != page.at(_Page.CRC) & 0xFFFFFFFF:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
@@ -224,7 +224,7 @@ class Rule(Frozen):
         over: Over = self.over.group if isinstance(self.over, Group) else self.over
         for key, dtype in self._forms(keys, over, schema):
             self._bound(key, dtype)
-        self._known(over if isinstance(over, tuple) else (), "over.group", schema)
+        self._known(over if isinstance(over, tuple) else (), "over.group", schema, listed=True)
         for sql, where in ((self.mask, "mask"), (self.fit, "fit")):
             self._known(columns_of(sql) if sql else (), where, schema)
             if sql is not None and (dtype := _type_of(row_expression(sql), schema, where)) != pl.Boolean:
@@ -232,8 +232,6 @@ class Rule(Frozen):
         for column in over if isinstance(over, tuple) else ():
             if schema[column].is_nested() or schema[column] in (pl.Int128, pl.UInt128, pl.Object):
                 raise self._wrong("over.group", f"{column!r} is {schema[column]}, which does not group; cast it")
-            if over.count(column) > 1:
-                raise self._wrong("over.group", f"{column!r} is named twice")
         if self.score.keyless:
             looked_at = self.score.looks_at(None)
             self._known(looked_at.meta.root_names(), "score", schema)
@@ -351,17 +349,23 @@ class Rule(Frozen):
                 raise self._wrong(where, f"no column matches {columns.match!r}")
             return found
         found = (columns,) if isinstance(columns, str) else columns
-        self._known(found, where, schema)
+        self._known(found, where, schema, listed=not isinstance(columns, str))
         return found
 
-    def _known(self, columns: Any, where: str, schema: Mapping[str, pl.DataType]) -> None:
-        listed = isinstance(columns, tuple) and len(columns) > 1
+    def _known(
+        self, columns: Iterable[str], where: str, schema: Mapping[str, pl.DataType], *, listed: bool = False
+    ) -> None:
+        """Refuses columns that are not there. listed: they are items of a list, and all but values are there once."""
+        before = set[str]()
         for i, column in enumerate(columns):
             if column == "*" or (column.startswith("^") and column.endswith("$")):
                 what = f"the column name {column!r} means a pattern to Polars; rename it, or say {{match: ...}}"
                 raise self._wrong(where, what, *[i] * listed)
             if column not in schema:
                 raise self._wrong(where, f"no column {column!r}{nearest(column, schema)}", *[i] * listed)
+            if listed and where != "value" and column in before:
+                raise self._wrong(where, f"{column!r} is named twice", i)
+            before.add(column)
 
     def _wrong(self, where: str, what: str, *item: int) -> JobError:
         return JobError(what, (*where.split("."), *item))

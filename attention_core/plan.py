@@ -12,7 +12,8 @@ from attention_core.batches import Extent
 from attention_core.ledger import Entry
 
 BASE = 320 << 20  # what a process holds before it reads a row
-IN_FLIGHT = 8  # row groups a worker holds, read ahead, worked on and written, as measured
+WORKER = 200 << 20  # what a worker holds beside the row groups that it reads ahead, works on and writes, as measured
+IN_FLIGHT = 2
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ def estimated(
         rows=rows,
         read=packed + passes * keys,
         staged=packed + 8 * added * rows,
-        memory=int(last.get("peak_memory") or BASE + workers * IN_FLIGHT * groups),
+        memory=int(last.get("peak_memory") or BASE + workers * (WORKER + IN_FLIGHT * groups)),
         seconds=rows / pace if pace else None,
     )
 

@@ -323,12 +323,22 @@ class Run:
         """The columns that the output takes as they lie in the input."""
         return batch.carried(self.passing(), self.job.sink.compression)[0]
 
-    def faster(self, batch: Batch) -> tuple[str, int] | None:
-        """The compression of outputs with which more columns would be carried than now, and how many."""
+    def copies(self, batch: Batch) -> tuple[int, tuple[Compression, int] | None]:
+        """How many columns are carried, and the compression of outputs with which more would be, and how many."""
         every: tuple[Compression, ...] = get_args(Compression)
         many = {c: len(found) for c, found in zip(every, batch.carried(self.passing(), *every), strict=True)}
-        best = max(many, key=lambda c: many[c])
-        return (best, many[best]) if many[best] > many[self.job.sink.compression] else None
+        now, best = many[self.job.sink.compression], max(many, key=lambda c: many[c])
+        return now, (best, many[best]) if many[best] > now else None
+
+    def writable(self) -> None:
+        """Refuses, before any work, what cannot be written as it was, as the first batch has it.
+
+        Raises:
+            DataError: naming the columns.
+        """
+        if not self.rowless:
+            first = self.batches[0]
+            batches.refuse_unwritable(first, self._output_schema(), self.carried(first))
 
     def passing(self) -> list[str]:
         """The columns that go from the input to the output with all their rows; none unless there are new ones too."""
@@ -640,6 +650,7 @@ def execute(
         run.expect(health, sum(f.rows for f in footers))
         return Outcome(run, plan, 0, 0, time.monotonic() - began, health)
     run.place.checked()
+    run.writable()
     with run.place.held() as check, one_thread():
         try:
             run = run.current()

@@ -154,6 +154,7 @@ def check(job: Path, /, *, set: Sets = ()) -> None:
     from flows.summary import counted
 
     opening = opened(job, set)
+    opening.writable()
     columns = len(opening.columns)
     where = f"{counted(len(opening.batches), 'batch')} of {counted(columns, 'column')}"
     show.line(f"{job} is right: {where}, {counted(len(opening.job.attention), 'rule')}")

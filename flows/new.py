@@ -9,12 +9,12 @@ import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import polars as pl
 import pyarrow.parquet as pq
 
-from attention_core.batches import Batch, reading
+from attention_core.batches import Batch, Compression, reading
 from attention_core.errors import JobError
 from attention_core.job import Job
 from attention_core.run import Run
@@ -45,7 +45,7 @@ source:
   path: {source}
 
 sink:
-  path: {sink}    # one file for each batch, under the same name: its columns, and the new ones
+  path: {sink}    # one file for each batch, under the same name: its columns, and the new ones{compression}
 
 {columns}
 
@@ -189,9 +189,20 @@ def new(path: str, output: Path | None = None) -> str:
         name=scalar(name),
         source=scalar(path if output is None else _seen_from(whole, folder)),
         sink=scalar(_seen_from(str(sink), folder)),
+        compression=_compression(run),
         columns="\n".join(f"# {line}".rstrip() for line in listed(seen)),
     )
     return text + "\n".join(rules(seen))
+
+
+def _compression(run: Run) -> str:
+    """A line on the compression of outputs, where columns are copied with another than the one that goes unsaid."""
+    every: tuple[Compression, ...] = get_args(Compression)
+    many = {c: len(some) for c, some in zip(every, run.batches[0].carried(list(run.own), *every), strict=True)}
+    best = max(every, key=lambda c: many[c])
+    if many[best] == many[run.job.sink.compression]:
+        return ""
+    return f"\n  compression: {best}    # as in the source: columns are then copied as they lie there, which is fastest"
 
 
 def nameable(column: str) -> bool:

@@ -39,7 +39,7 @@ def serve_all(jobs: Mapping[str, Path], cron: str, timezone: str, overrides: Map
     except ValueError as error:
         raise JobError(f"--cron {cron!r}: {str(error).splitlines()[0]}; an example is '0 2 * * *'") from None
     for name in tell_of_the_gone():
-        print(f"created the automation {name!r}: it ends a run whose process is gone")
+        print(f"created the automation {name!r}: it ends runs whose process is gone")
     print(f"serving {', '.join(jobs)} at {cron!r}, {timezone}, one run at a time; Ctrl-C ends it")
     print(f"watch: {PREFECT_UI_URL.value()}/deployments", flush=True)
     serve(*deployments, limit=1, print_starting_message=False)  # type: ignore[arg-type]

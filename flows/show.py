@@ -19,6 +19,7 @@ from rich.table import Table
 from rich.text import Text
 
 from attention_core.attention import pooling
+from attention_core.batches import ROW_GROUP_BYTES, Batch
 from attention_core.errors import printable
 from attention_core.plan import Estimate, Plan
 from attention_core.run import Run
@@ -110,9 +111,8 @@ def plan(run: Run, found: Plan, every: bool) -> None:
     if shown and found.estimate is not None:
         out.print(f"takes about: {_takes(found.estimate)}")
         todo = next((b for b, e in zip(run.batches, found.entries, strict=True) if e.status != "done"), None)
-        if todo is not None and (better := run.faster(todo)) is not None:
-            what = f"{counted(better[1], 'column')} would be copied, not decoded and encoded"
-            out.print(f"faster: sink.compression: {better[0]}, as in the input: {what}")
+        if todo is not None and run.passing():
+            line(f"copies: {_copies(run, todo)}")
     line("adds: " + ", ".join(f"{name} ({dtype})" for name, dtype in run.added().items()))
     if found.gone and run.job.sink.gone == "refuse":
         note(
@@ -133,6 +133,17 @@ def _takes(estimate: Estimate) -> str:
     seconds = estimate.seconds
     pace = "" if seconds is None else f", {seconds:.1f} s" if seconds < 100 else f", {seconds / 60:.0f} min"
     return f"{estimate.rows:,} rows, {read} to read, {staged} of disk, {memory} of memory{pace}"
+
+
+def _copies(run: Run, batch: Batch) -> str:
+    """How much of a batch is copied rather than decoded and encoded, and what would let more of it be."""
+    now, better = run.copies(batch)
+    said = f"{now} of {counted(len(run.passing()), 'column')} of {batch.name} as they lie there"
+    if better is not None:
+        return f"{said}; sink.compression: {better[0]}, as there, would copy {better[1]}, which is faster"
+    if not now and (group := batch.extent().group) > ROW_GROUP_BYTES:
+        return f"{said}, whose row groups of {decimal(group)} are cut to {decimal(ROW_GROUP_BYTES)}"
+    return said
 
 
 def frame(rows: pl.DataFrame, added: Iterable[str]) -> None:

@@ -324,7 +324,7 @@ def test_pages_that_do_not_add_up_are_refused(folder, change):
     changed = thrift.written(Struct({**page, **change(page)}))
     raw[start:end] = changed[: end - start].ljust(end - start, b"\0")
     path.write_bytes(raw)
-    with pytest.raises(DataError, match=r"in/a\.parquet: cannot be read: column 'i': "):
+    with pytest.raises(DataError, match=r"in/a\.parquet: cannot be read: column 'i'; .* leaves it out: (its|a) page"):
         folder.run()
     assert not (folder.path / "out").exists()
 
@@ -363,7 +363,7 @@ def test_a_checksum_is_held_against_its_page(folder, sums):
     path.write_bytes(raw)
     if sums:
         with pytest.raises(
-            DataError, match=r"a\.parquet: cannot be read: column 'i': .* checksum of a page does not hold$"
+            DataError, match=r"a\.parquet: cannot be read: column 'i'; .*: the checksum of a page does not hold$"
         ):
             folder.run()
     else:  # what nobody looks at is then copied as it is

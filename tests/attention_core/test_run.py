@@ -787,7 +787,8 @@ def test_a_footer_that_counts_other_rows_than_its_parts(folder, monkeypatch):
         @property
         def metadata(self):
             real = super().metadata
-            return type("M", (), {"num_rows": 0, "num_row_groups": 1, "row_group": lambda _, i: real.row_group(i)})()
+            said = {"num_rows": 0, "num_row_groups": 1, "num_columns": 1, "metadata": {}}
+            return type("M", (), {**said, "row_group": lambda _, i: real.row_group(i)})()
 
     monkeypatch.setattr(pq, "ParquetFile", Lies)
     with pytest.raises(DataError, match="a.parquet: the footer counts 0 rows, its parts 2"):

@@ -2,16 +2,21 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
 
 import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
+from attention_core import batches
 from attention_core.hold import held
 from attention_core.run import run
+from flows import show
 
 MAIN = "from flows.cli import main; main()"
 NO_PREFECT = """\
@@ -102,11 +107,32 @@ def test_plan(folder):
     assert lines[-2:] == ["adds: high_weight (Float64), x_weighted (Float64)", f"writes to {folder.path / 'out'}"]
 
 
-def test_a_plan_says_what_would_let_columns_be_copied(folder):
-    assert "faster" not in folder.farol("plan", "job.yaml")[1]
-    status, out, _ = folder.farol("plan", "job.yaml", "--set", "sink.compression=gzip")
-    said = "faster: sink.compression: zstd, as in the input: 1 column would be copied, not decoded and encoded"
-    assert status == 0 and said in out.splitlines()
+def test_a_plan_says_what_is_copied_and_what_would_let_more_be(folder, monkeypatch):
+    def said(*more):
+        return next(
+            (t for t in folder.farol("plan", "job.yaml", *more)[1].splitlines() if t.startswith("copies: ")), ""
+        )
+
+    assert said() == "copies: 1 of 1 column of a.parquet as they lie there"
+    better = "; sink.compression: zstd, as there, would copy 1, which is faster"
+    assert said("--set", "sink.compression=gzip") == "copies: 0 of 1 column of a.parquet as they lie there" + better
+    monkeypatch.setattr(batches, "ROW_GROUP_BYTES", 10)
+    monkeypatch.setattr(show, "ROW_GROUP_BYTES", 10)
+    assert re.fullmatch(r"copies: 0 of 1 .* there, whose row groups of \d+ bytes are cut to 10 bytes", said())
+    run(folder.path / "job.yaml")
+    assert said() == ""
+
+
+def test_what_cannot_be_written_as_it_was_is_refused_before_any_work(folder, refused):
+    path = folder.path / "in/a.parquet"
+    (folder.path / "in/b.parquet").unlink()
+    pq.write_table(pa.table({"x": [1, 2], "t": pa.array([1, None], pa.time32("s"))}), path, compression="snappy")
+    said = refused(1, "check", "job.yaml")
+    assert said.endswith(
+        "a.parquet: cannot be written as it is: column 't' (time32[ms]); "
+        'sink.columns: {except: ["t"]} leaves it out; sink.compression: snappy copies it as it lies there'
+    )
+    assert folder.farol("check", "job.yaml", "--set", "sink.compression=snappy")[0] == 0
 
 
 def test_a_plan_as_json(folder):
@@ -202,6 +228,13 @@ def test_no_such_column(folder, refused):
     folder.data("b.parquet", x_y=[1])
     said = refused(2, "run", "job.yaml")
     assert said.startswith("job.yaml:6:10: attention[0].key: ") and "'y'" in said and "x_y" in said
+
+
+def test_a_column_twice_in_a_list(folder, refused):
+    folder.job("key: x", "key: [x, x]")
+    assert refused(2, "check", "job.yaml") == "job.yaml:6:14: attention[0].key[1]: 'x' is named twice"
+    folder.job("key: x", "key: x\n    over: {group: [x, x]}")
+    assert refused(2, "check", "job.yaml") == "job.yaml:7:23: attention[0].over.group[1]: 'x' is named twice"
 
 
 def test_no_such_column_in_a_list(folder, refused):

@@ -278,3 +278,10 @@ def test_what_cannot_be_read_is_a_failure(folder):
     (folder.path / "in/a.parquet").write_bytes(b"no")
     status, out, err = folder.farol("new", "in")
     assert (status, out) == (1, "") and err.startswith(f"farol: {folder.path / 'in/a.parquet'}: cannot be read: ")
+
+
+@pytest.mark.parametrize(("compression", "said"), [("zstd", None), ("snappy", "snappy"), ("brotli", None)])
+def test_outputs_are_compressed_as_the_source_is(tmp_path, compression, said):
+    pl.DataFrame({"x": range(50)}).write_parquet(tmp_path / "a.parquet", compression=compression)
+    text = new.new(str(tmp_path / "a.parquet"), tmp_path / "job.yaml")
+    assert YAML(typ="safe").load(text)["sink"].get("compression") == said
