@@ -57,6 +57,12 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def free_memory() -> int:
+    """How many bytes of memory nobody uses, caches among the users; 0 where the system does not say."""
+    names = getattr(os, "sysconf_names", {})
+    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if "SC_AVPHYS_PAGES" in names else 0
+
+
 def rows_at_once(device: torch.device, on_cpu: int) -> int:
     """How many rows a chunk has: what stays in the processor's caches, or what fits in the free memory of a GPU."""
     if device.type != "cuda":

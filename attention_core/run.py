@@ -57,6 +57,7 @@ from attention_core.stores import Remote, Where, at_once
 from attention_core.work import Each, Watch, threads
 
 SPLIT_ROWS = 1 << 20
+FREE_SHARE = 4  # this part of the free memory may hold what a pass fetched from a store, for the next
 FOREIGN = "was not written by Farol, and would be lost; name a folder of its own, or move the file away"
 
 
@@ -99,7 +100,14 @@ class Run:
         taught = [b.name for b in self.batches] if self.given is None else self.given.taught
         order = {name: i for i, name in enumerate(taught)} or NOBODY
         self.look = Look(
-            self.heads, chunk_rows, devices.chosen(self.job.device), self.stop.is_set, self.watch.rows, order=order
+            self.heads,
+            chunk_rows,
+            devices.chosen(self.job.device),
+            self.stop.is_set,
+            self.watch.rows,
+            order=order,
+            keeps=lambda part: isinstance(cast(Batch, part).path, Remote),  # a file is in the system's own cache
+            space=devices.free_memory() // FREE_SHARE,
         )
 
     @staticmethod

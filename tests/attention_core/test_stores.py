@@ -22,7 +22,7 @@ import pytest
 from test_hold import goes_on_and_is_refused, stopped_writer
 from test_run import DOUBLE, EVERY, ROOT, SOFTMAX, Folder, bits, frame, table_bits
 
-from attention_core import batches, hold, search, stores
+from attention_core import batches, devices, hold, search, stores
 from attention_core.attention import attend
 from attention_core.errors import DataError, FarolError, JobError, SinkBusy
 from attention_core.run import opened
@@ -140,6 +140,19 @@ def test_a_run_again_nothing_a_new_batch_a_changed_batch_and_the_bits_of_a_local
     assert folder.bits() == folder.local() and len(folder.bits()) == 4
     assert not folder.objects("out.farol/staging") and folder.lease()["free"]
     assert pl.scan_parquet(f"{folder.bucket}/out/", credential_provider=None).collect().height == 50 + 50 + 30 + 20
+
+
+@pytest.mark.parametrize(("free", "fetched"), [(1 << 30, 4), (4 * 3000, 6), (0, 8)])
+def test_what_a_pass_fetched_is_kept_for_the_next_while_memory_is_free(folder, monkeypatch, free, fetched):
+    """Two batches, three passes, and a fourth to write the rows; a key column of 300 rows takes 2,400 bytes."""
+    folder.job({"key": "x", "score": "robust_zscore", "apply": "weights"}, workers=1)
+    for i in range(2):
+        folder.put(f"{i}.parquet", frame(300, i))
+    here, reads, real = folder.local(), [], batches.Batch.read
+    monkeypatch.setattr(devices, "free_memory", lambda: free)
+    monkeypatch.setattr(batches.Batch, "read", lambda self, *how: reads.append(self.name) or real(self, *how))
+    folder.run()
+    assert len(reads) == fetched and folder.bits() == here
 
 
 def test_what_is_kept_beside_the_sink_is_used_again(folder, monkeypatch):
