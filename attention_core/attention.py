@@ -91,9 +91,9 @@ class Look:
     order: Mapping[str, int] = field(default_factory=dict)  # of the parts that teach, by name
     states: States = field(default_factory=States)
     inputs: Mapping[str, Input] = field(default_factory=dict)  # of the parts whose states are kept, by name
-    keeps: Callable[[Part], bool] = lambda part: False  # whether what a fitting pass read of it is kept for the next
-    space: int = 0  # that it may take
-    read: dict[tuple[str, int], Chunks] | None = None  # by part and rows of a chunk; None: no pass comes after this
+    space: int = 0  # that what a fitting pass read may take, which is kept for the next and for writing the rows
+    fitting: bool = False
+    read: dict[tuple[str, int], Chunks] = field(default_factory=dict)  # by part and rows of a chunk
     room: int = MOST_KEPT  # that the next two may take; what does not fit is found again
     found: dict[tuple[str, str], Segments] = field(default_factory=dict)
     kept: dict[tuple[str, str], pl.DataFrame | None] = field(default_factory=dict)
@@ -111,33 +111,31 @@ class Look:
 
     def chunks(self, part: Part, columns: Iterable[str] | None, rows: int) -> Iterator[tuple[int, pl.DataFrame]]:
         named = None if columns is None else sorted(columns)
-        kept = None if self.read is None or not named or not self.keeps(part) else self.read
-        for chunk in part.read(named, rows) if kept is None else self._kept(part, named or (), rows, kept):
+        for chunk in self._read(part, named, rows) if named else part.read(named, rows):
             if self.stop():
                 raise Stopped("stopped; the sink is as it was")
             yield chunk
             self.watch(chunk[1].height)
 
-    def _kept(
-        self, part: Part, named: Sequence[str], rows: int, kept: dict[tuple[str, int], Chunks]
-    ) -> Iterator[tuple[int, pl.DataFrame]]:
+    def _read(self, part: Part, named: Sequence[str], rows: int) -> Iterator[tuple[int, pl.DataFrame]]:
         """The chunks of a part, as an earlier pass read them, or read for a later one too."""
-        before = kept.get((part.name, rows), [])
+        at = (part.name, rows)
+        before = self.read.get(at, []) if self.fitting else self.read.pop(at, [])
         if before and set(named) <= set(before[0][1].columns):
             yield from ((start, chunk.select(named)) for start, chunk in before)
             return
         chunks, taken = Chunks(), 0
         for start, chunk in part.read(named, rows):
             taken += int(chunk.estimated_size())
-            if taken <= self.space:
+            if self.fitting and taken <= self.space:
                 chunks.append((start, chunk))
             else:
                 chunks.clear()
             yield start, chunk
         with self.lock:
-            if taken <= self.space:
+            if chunks and taken <= self.space:
                 self.space -= taken
-                kept[part.name, rows] = chunks
+                self.read[at] = chunks
 
     def keys(self, part: Part, head: Head, statistics: Statistics) -> pl.DataFrame | None:
         """What the segments of a part in a head's scope stand for; kept from run to run."""
@@ -378,9 +376,9 @@ def fit(look: Look, each: Callable[[Callable[[Part], Any]], list[Any]], before: 
         return tuple(states[scope(ask.head)].pop(0) for ask in asks)
 
     fits = {head.weights[0]: head.fit() for head in look.heads if head.weights[0] not in before.known}
-    look.read = {}
+    look.fitting = True
     known = conclude(together(fits, needs(look.heads), before.known), ask)
-    look.read = None
+    look.fitting = False
     return Statistics(known=known, keys=dict(keys))
 
 

@@ -99,6 +99,7 @@ class Run:
         chunk_rows = None if self.job.chunk_rows == "auto" else int(self.job.chunk_rows)
         taught = [b.name for b in self.batches] if self.given is None else self.given.taught
         order = {name: i for i, name in enumerate(taught)} or NOBODY
+        remote = any(isinstance(b.path, Remote) for b in self.batches)
         self.look = Look(
             self.heads,
             chunk_rows,
@@ -106,8 +107,7 @@ class Run:
             self.stop.is_set,
             self.watch.rows,
             order=order,
-            keeps=lambda part: isinstance(cast(Batch, part).path, Remote),  # a file is in the system's own cache
-            space=devices.free_memory() // FREE_SHARE,
+            space=devices.free_memory() // FREE_SHARE if remote else 0,  # files are in the system's own cache
         )
 
     @staticmethod

@@ -142,7 +142,7 @@ def test_a_run_again_nothing_a_new_batch_a_changed_batch_and_the_bits_of_a_local
     assert pl.scan_parquet(f"{folder.bucket}/out/", credential_provider=None).collect().height == 50 + 50 + 30 + 20
 
 
-@pytest.mark.parametrize(("free", "fetched"), [(1 << 30, 4), (4 * 3000, 6), (0, 8)])
+@pytest.mark.parametrize(("free", "fetched"), [(1 << 30, 2), (4 * 3000, 5), (0, 8)])
 def test_what_a_pass_fetched_is_kept_for_the_next_while_memory_is_free(folder, monkeypatch, free, fetched):
     """Two batches, three passes, and a fourth to write the rows; a key column of 300 rows takes 2,400 bytes."""
     folder.job({"key": "x", "score": "robust_zscore", "apply": "weights"}, workers=1)
