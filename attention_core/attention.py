@@ -111,7 +111,8 @@ class Look:
 
     def chunks(self, part: Part, columns: Iterable[str] | None, rows: int) -> Iterator[tuple[int, pl.DataFrame]]:
         named = None if columns is None else sorted(columns)
-        for chunk in self._read(part, named, rows) if named else part.read(named, rows):
+        kept = self.read or (self.fitting and self.space)
+        for chunk in self._read(part, named, rows) if named and kept else part.read(named, rows):
             if self.stop():
                 raise Stopped("stopped; the sink is as it was")
             yield chunk

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, BinaryIO, Literal, get_args
+from typing import Any, BinaryIO, Literal
 
 import polars as pl
 import pyarrow as pa
@@ -135,11 +135,10 @@ class Batch:
             if not start:
                 yield 0, self._as_agreed(lazy.limit(0).collect()).with_columns(folders)
 
-    def carried(self, names: Sequence[str], *compressions: Compression) -> list[frozenset[str]]:
-        """Those of these columns that an output can take as they lie in the file, for each compression that it has."""
+    def whole(self, names: Sequence[str]) -> dict[str, str]:
+        """Those of these columns that an output can take as they lie in the file, if it is compressed as said here."""
         with reading(self.path), opened(self.path) as file:
-            found = self._carried(file, names, *compressions)
-        return [frozenset()] * len(compressions) if found is None else found[1]
+            return self._whole(file, names)[1]
 
     @contextmanager
     def source(self, names: Sequence[str], compression: Compression) -> Iterator[Source | None]:
@@ -151,23 +150,21 @@ class Batch:
             file = opened(self.path)
         with file:
             with reading(self.path):
-                found = self._carried(file, names, compression)
-            yield Source(self.path, file, found[0], found[1][0]) if found is not None and found[1][0] else None
+                pieces, found = self._whole(file, names)
+            carried = frozenset(name for name, packed in found.items() if packed == compression)
+            yield Source(self.path, file, pieces, carried) if pieces is not None and carried else None
 
-    def _carried(
-        self, file: BinaryIO, names: Sequence[str], *compressions: Compression
-    ) -> tuple[Pieces, list[frozenset[str]]] | None:
-        names = [n for n in names if n not in self.reads]
+    def _whole(self, file: BinaryIO, names: Sequence[str]) -> tuple[Pieces | None, dict[str, str]]:
         with self._footer() as arrows:
             size = sum(arrows.metadata.row_group(i).total_byte_size for i in range(arrows.metadata.num_row_groups))
             chunks = arrows.metadata.num_columns * arrows.metadata.num_row_groups
         if chunks > FEW and size < chunks * SMALL:
-            return None
+            return None, {}
         try:
             pieces = Pieces.of(file)
-            return pieces, [pieces.carried(names, c, ROW_GROUP_BYTES) for c in compressions]
+            return pieces, pieces.whole([n for n in names if n not in self.reads], ROW_GROUP_BYTES)
         except ValueError:  # who decodes it says what is wrong
-            return None
+            return None, {}
 
     def _scan(self, **how: Any) -> pl.LazyFrame:
         path, options = polars(self.path)
@@ -357,10 +354,10 @@ def _kept(
     new = {n: t for n, t in schema.items() if n not in carried}
     casts, lost = _casts(own.serialize().to_pybytes(), tuple(new.items()))
     if lost:
-        every: tuple[Compression, ...] = get_args(Compression)
-        copied = [c for c, some in zip(every, like.carried(lost, *every), strict=True) if some.issuperset(lost)]
+        whole = like.whole(lost)
         it = "it as it lies" if len(lost) == 1 else "them as they lie"
-        or_copied = f"; sink.compression: {copied[0]} copies {it} there" if copied else ""
+        copied = len(whole) == len(lost) and len(set(whole.values())) == 1
+        or_copied = f"; sink.compression: {whole[lost[0]]} copies {it} there" if copied else ""
         raise DataError(f"{like.path}: {_cannot({n: own.field(n).type for n in lost}, WRITTEN)}{or_copied}")
     return own, new | casts, casts
 

@@ -99,8 +99,8 @@ class Pieces:
         """How many rows each row group has."""
         return [group.at(_Group.ROWS) for group in self.groups]
 
-    def carried(self, names: Sequence[str], compression: str, most: int) -> frozenset[str]:
-        """Those of these columns that can be laid into another file as they are, compressed so already.
+    def whole(self, names: Sequence[str], most: int) -> dict[str, str]:
+        """Those of these columns that can be laid into another file as they are, if that is compressed as said here.
 
         most: bytes of a row group, unpacked.
 
@@ -119,17 +119,15 @@ class Pieces:
             or any(size > most for size in sizes)
             or any(len(group) != leaves for group in metas)
         ):
-            return frozenset()
-        return frozenset(
-            name
-            for name in names
-            if name in self.columns
-            and all(
-                group[leaf].at(_Meta.CODEC) == CODECS[compression] and self._plain(group[leaf], rows, name)
-                for group, rows in zip(metas, self.rows, strict=True)
-                for leaf in self.columns[name][1]
-            )
-        )
+            return {}
+        words = {number: word for word, number in CODECS.items()}
+        found = dict[str, str]()
+        for name in (n for n in names if n in self.columns):
+            chunks = [(g[i], rows) for g, rows in zip(metas, self.rows, strict=True) for i in self.columns[name][1]]
+            codecs = {meta.at(_Meta.CODEC) for meta, _ in chunks}
+            if len(codecs) == 1 and codecs <= words.keys() and all(self._plain(m, rows, name) for m, rows in chunks):
+                found[name] = words[codecs.pop()]
+        return found
 
     def _plain(self, meta: Struct, rows: int, name: str) -> bool:
         """Whether a chunk lies in this file, and is one of so many rows."""

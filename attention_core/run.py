@@ -11,6 +11,7 @@ import secrets
 import shutil
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
@@ -329,13 +330,17 @@ class Run:
 
     def carried(self, batch: Batch) -> frozenset[str]:
         """The columns that the output takes as they lie in the input."""
-        return batch.carried(self.passing(), self.job.sink.compression)[0]
+        whole = batch.whole(self.passing())
+        return frozenset(name for name, packed in whole.items() if packed == self.job.sink.compression)
 
-    def copies(self, batch: Batch) -> tuple[int, tuple[Compression, int] | None]:
-        """How many columns are carried, and the compression of outputs with which more would be, and how many."""
+    def copies(self, batch: Batch, names: Sequence[str] | None = None) -> tuple[int, tuple[Compression, int] | None]:
+        """How many columns are carried, and the compression of outputs with which more would be, and how many.
+
+        names: of these columns; None: of those that pass.
+        """
+        many = Counter(batch.whole(self.passing() if names is None else names).values())
         every: tuple[Compression, ...] = get_args(Compression)
-        many = {c: len(found) for c, found in zip(every, batch.carried(self.passing(), *every), strict=True)}
-        now, best = many[self.job.sink.compression], max(many, key=lambda c: many[c])
+        now, best = many[self.job.sink.compression], max(every, key=lambda c: many[c])
         return now, (best, many[best]) if many[best] > now else None
 
     def writable(self) -> None:

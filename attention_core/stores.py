@@ -307,7 +307,7 @@ def polars(where: Where) -> tuple[Path | str, dict[str, Any]]:
 
 def arrow(where: Where) -> Any:
     """What Arrow reads a place from."""
-    return where if isinstance(where, Path) else _Ranges(where, where.stat())
+    return where if isinstance(where, Path) else opened(where)
 
 
 def opened(where: Where) -> BinaryIO:

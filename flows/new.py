@@ -9,12 +9,12 @@ import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import polars as pl
 import pyarrow.parquet as pq
 
-from attention_core.batches import Batch, Compression, reading
+from attention_core.batches import Batch, reading
 from attention_core.errors import JobError
 from attention_core.job import Job
 from attention_core.run import Run
@@ -197,12 +197,11 @@ def new(path: str, output: Path | None = None) -> str:
 
 def _compression(run: Run) -> str:
     """A line on the compression of outputs, where columns are copied with another than the one that goes unsaid."""
-    every: tuple[Compression, ...] = get_args(Compression)
-    many = {c: len(some) for c, some in zip(every, run.batches[0].carried(list(run.own), *every), strict=True)}
-    best = max(every, key=lambda c: many[c])
-    if many[best] == many[run.job.sink.compression]:
+    _, better = run.copies(run.batches[0], list(run.own))
+    if better is None:
         return ""
-    return f"\n  compression: {best}    # as in the source: columns are then copied as they lie there, which is fastest"
+    fastest = "columns are then copied as they lie there, which is fastest"
+    return f"\n  compression: {better[0]}    # as in the source: {fastest}"
 
 
 def nameable(column: str) -> bool:
