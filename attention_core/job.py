@@ -31,7 +31,12 @@ WEIGHTS = catalogue(weights.FAMILIES, Weight)
 if TYPE_CHECKING:
     Place = Where
 else:  # a URL is no path of the file system, which would take its slashes away
-    Place = Annotated[Path, WrapValidator(lambda v, check: located(v) if "://" in str(v) else check(v))]
+    Place = Annotated[Path, WrapValidator(lambda v, check: located(v) if _is_url(v) else check(v))]
+
+
+def _is_url(given: object) -> bool:
+    return isinstance(given, str | Remote) and "://" in str(given)
+
 
 _TYPES: dict[str, Any] = {
     "float": lambda t: t.is_float(),

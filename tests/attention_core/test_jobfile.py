@@ -101,6 +101,9 @@ REFUSED = [
     ("  path: batches", "  hive: auto", "3:3: source.path: is missing"),
     ("clip: [0.0, 0.2]", "clip: [1]", "15:11: attention[1].clip[1]: is missing"),
     (", above: 15", "", "10:12: attention[0].score: needs at least one of above, at_least, below, at_most"),
+    # what only looks like a URL
+    ("path: out/flights", "path: {\"s3://\": 1}", "5:9: sink.path: {'s3://': 1} is not a path"),
+    ("path: out/flights", "path: [\"s3://a\"]", "5:9: sink.path: ['s3://a'] is not a path"),
     # a bound
     ("clip: [0.0, 0.2]", "keep: {top_p: 1.5}", "15:19: attention[1].keep.top_p: 1.5 is not at most 1"),
     ("clip: [0.0, 0.2]", "keep: {top_k: 0}", "15:19: attention[1].keep.top_k: 0 is not at least 1"),
