@@ -8,6 +8,7 @@ import os
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, fields, is_dataclass
+from itertools import accumulate, pairwise
 from typing import Any, get_args, get_type_hints
 
 import polars as pl
@@ -52,17 +53,14 @@ class States:
         if self.folder is None:
             return
         aside: list[bytes] = []
-        said = json.dumps(_plain(state, aside))
-        if sum(map(len, aside)) > max(SMALL, stands_for // SHARE):
+        said = _plain(state, aside)
+        sizes = [len(raw) for raw in aside]
+        if sum(sizes) > max(SMALL, stands_for // SHARE):
             return
-        columns = {"state": [said.encode()]} | {str(i): [raw] for i, raw in enumerate(aside)}
-        into = io.BytesIO(bytes(DIGEST))
-        into.seek(DIGEST)
-        pl.DataFrame(columns).write_ipc(into)
-        whole = into.getbuffer()
-        whole[:DIGEST] = xxhash.xxh3_128(whole[DIGEST:]).digest()
+        whole = bytearray().join([bytes(DIGEST), json.dumps([said, sizes]).encode(), b"\n", *aside])
+        whole[:DIGEST] = xxhash.xxh3_128(memoryview(whole)[DIGEST:]).digest()
         if isinstance(self.folder, Remote):
-            (self.folder / name).write_bytes(whole.tobytes())
+            (self.folder / name).write_bytes(bytes(whole))
             self.used.add(name)
             return
         with suppress(OSError):  # what cannot be kept is asked again
@@ -89,8 +87,10 @@ def _opened(read: bytes) -> tuple[Any, Sequence[bytes]]:
     digest, whole = read[:DIGEST], read[DIGEST:]
     if xxhash.xxh3_128(whole).digest() != digest:
         raise ValueError("not whole")
-    said, *aside = pl.read_ipc(io.BytesIO(whole)).row(0)
-    return json.loads(said), aside
+    head, _, rest = whole.partition(b"\n")
+    said, sizes = json.loads(head)
+    ends = list(accumulate(sizes, initial=0))
+    return said, [rest[start:end] for start, end in pairwise(ends)]
 
 
 def _plain(state: Any, aside: list[bytes]) -> Any:
