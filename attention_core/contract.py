@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, Generic, Protocol, Self, TypeVar
 
 import polars as pl
@@ -42,6 +43,16 @@ class Rows:
     query: Tensor | None = None
     taught: Tensor | None = None
     among: Tensor | None = None
+
+    @cached_property
+    def bounds(self) -> Tensor:
+        """The smallest and the largest x, (2,); both NaN where one is. There must be rows."""
+        return torch.stack(self.x.aminmax())
+
+    @property
+    def single(self) -> bool:
+        """Whether all are numbers in one segment."""
+        return self.ids is None and self.x.ndim == 1
 
     def at(self, known: Tensor) -> Tensor:
         """What is known of each segment (size, ...), for each row (n, ...); of one segment, for all rows to share."""

@@ -19,6 +19,7 @@ T = TypeVar("T")
 MEASURES = ("null_fraction", "nan_fraction", "unseen_fraction", "min", "mean", "max", "sum", "zero_share",
             "largest_share", "entropy", "effective_sample_size")  # fmt: skip
 MOST_TALLIED = 64
+FEW = 64  # weights that show whether there are but two
 COARSE = 50  # bits of a float64 that a bin does not tell apart: four bins from each power of two to the next
 BINS = 1 << (64 - COARSE)
 SQUARABLE = 1e150
@@ -60,7 +61,8 @@ class Health:
         w: Tensor = torch.from_dlpack(there)  # type: ignore[attr-defined]
         low, high = (float(v) for v in w.aminmax())
         zeros = int((weights == 0.0).sum()) if low <= 0 <= high else 0
-        return Health(rows, nulls, nans, zeros, low + 0.0, high + 0.0, _terms(w), {}, _binned(w, low))
+        sums = _terms(w, max(-low, high))
+        return Health(rows, nulls, nans, zeros, low + 0.0, high + 0.0, sums, {}, _binned(w, low))
 
     def __add__(self, other: Health) -> Health:
         tally = _added(self.tally, other.tally)
@@ -87,7 +89,7 @@ class Health:
         bins = self.bins
         for weight, count in self.tally.items():
             bins = _added(bins, {_bin(weight): count})
-        return replace(self, sums=self.sums + _terms(w, counts), tally={}, bins=bins)
+        return replace(self, sums=self.sums + _terms(w, magnitude(w), counts), tally={}, bins=bins)
 
     def histogram(self) -> list[tuple[float, float, int]]:
         """The bins that hold weights: from, up to but without, and how many. Four for each power of two; 0 is 0.0."""
@@ -159,8 +161,9 @@ def _bin(weight: float) -> int:
 
 def _binned(w: Tensor, low: float) -> dict[int, int]:
     """How many weights lie in each bin: the first bits of numbers that are ordered as the weights are."""
-    first, keys = (0, (w + 0.0).view(torch.int64)) if low >= 0 else (-BINS // 2, key_of(w))
-    counts = torch.bincount((keys >> COARSE) - first)
+    keys = key_of(w) if low < 0 else (w if low > 0 else w + 0.0).view(torch.int64)  # in which -0.0 is far from 0.0
+    first, bins = (-BINS // 2, keys >> COARSE) if low < 0 else (0, keys >> COARSE)
+    counts = torch.bincount(bins - first if first else bins)
     there = counts.nonzero()[:, 0]
     return dict(zip((there + first).tolist(), counts[there].tolist(), strict=True))
 
@@ -169,13 +172,17 @@ def _tallied(weights: pl.Series, many: int) -> dict[float, int] | None:
     """How often each weight is there, if there are but two, as of a gate; Polars counts faster than torch."""
     if not many:
         return {}
+    if weights.head(FEW).n_unique() > 4:  # two, null and NaN
+        return None
     found = {float(w): int((weights == w).sum()) for w in {weights.min(), weights.max()}}  # type: ignore[arg-type]
     return found if sum(found.values()) == many and not any(map(math.isnan, found)) else None
 
 
-def _terms(w: Tensor, counts: Tensor | None = None) -> Sums:
-    """Σw, Σw² and Σw·ln w, of those whose squares can be summed; each weight as often as it is there."""
-    most = magnitude(w)
+def _terms(w: Tensor, most: float, counts: Tensor | None = None) -> Sums:
+    """Σw, Σw² and Σw·ln w, of those whose squares can be summed; each weight as often as it is there.
+
+    most: the largest of |w|.
+    """
     if not most <= SQUARABLE:
         usable = w.abs() <= SQUARABLE
         w, counts = w[usable], None if counts is None else counts[usable]
@@ -192,5 +199,5 @@ TERMS: tuple[Callable[[Tensor], Tensor], ...] = (
     lambda w: w * w,
     lambda w: w * w.clamp(min=5e-324).log(),
 )
-NO_SUMS = _terms(torch.empty(0, dtype=torch.float64))
+NO_SUMS = _terms(torch.empty(0, dtype=torch.float64), 0.0)
 NO_WEIGHTS = Health(0, 0, 0, 0, math.inf, -math.inf, NO_SUMS)

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from attention_core.contract import Question, Rows, State
 from attention_core.errors import DataError
-from attention_core.sums import Sums, magnitude, placed
+from attention_core.sums import Sums, placed, top_of
 
 __all__ = ["Both", "Count", "Counts", "Extent", "Extents", "Infinite", "Largest", "Pair", "Sum", "Sums", "Term"]
 
@@ -101,20 +101,25 @@ class Term(Question[Sums]):
         """What is added for each row, (n,) or (n, d) float64, of rows that all take part."""
         raise NotImplementedError
 
-    def top(self) -> int | None:
-        """Where it is known beforehand: |term| < 2^(30·top)."""
+    def top(self, rows: Rows) -> int | None:
+        """Where it is known before the terms are: |term| < 2^(30·top)."""
         return None
 
     def of(self, rows: Rows) -> Sums:
         there = rows.present()
-        return Sums.of(self.term(there), there.ids, rows.size, self.top())
+        return Sums.of(self.term(there), there.ids, rows.size, self.top(there))
 
 
 class Sum(Term):
     """The sum of the numbers themselves; an infinite one is an error."""
 
     def term(self, rows: Rows) -> Tensor:
-        return finite(rows.x)
+        if not math.isfinite(magnitude(rows)):
+            raise Infinite
+        return rows.x
+
+    def top(self, rows: Rows) -> int | None:
+        return top_of(magnitude(rows)) if rows.single else None
 
 
 class Both(Question[Pair]):
@@ -142,15 +147,9 @@ def parts(state: State) -> list[Any]:
     return [state.first, *parts(cast(State, state.second))] if isinstance(state, Pair) else [state]
 
 
-def finite(x: Tensor) -> Tensor:
-    """The keys x themselves, if all of them are finite.
-
-    Raises:
-        Infinite: where one is not.
-    """
-    if not math.isfinite(magnitude(x)):
-        raise Infinite
-    return x
+def magnitude(rows: Rows) -> float:
+    """The largest of |x|; 0 of nothing."""
+    return float(rows.bounds.abs().amax()) if rows.x.numel() else 0.0
 
 
 def refused(rows: Rows, bad: Tensor, what: str) -> None:
@@ -177,8 +176,7 @@ def _extent(rows: Rows, *, finite: bool) -> Extents:
     high = -low
     if x.numel():
         if ids is None:
-            smallest, largest = x.aminmax()
-            low, high = smallest.reshape(1), largest.reshape(1)
+            low, high = rows.bounds[:1], rows.bounds[1:]
         else:
             low = low.scatter_reduce_(0, ids, x, "amin")
             high = high.scatter_reduce_(0, ids, x, "amax")

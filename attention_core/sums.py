@@ -301,10 +301,11 @@ def _pieces(x: Tensor, *, keep: bool = False) -> Iterator[Tensor]:
     keep: each in memory of its own, rather than until the next is asked for.
     """
     rest = torch.empty_like(x)
-    for _ in range(LIMBS):
+    for limb in range(LIMBS):
         torch.frac(x, out=rest)  # torch.trunc takes seven times as long
         yield x.sub_(rest)
-        x, rest = rest.mul_(_BASE), torch.empty_like(x) if keep else x
+        if limb < LIMBS - 1:
+            x, rest = rest.mul_(_BASE), torch.empty_like(x) if keep else x
 
 
 def _power(limb: Tensor) -> Tensor:

@@ -10,8 +10,9 @@ from torch import Tensor
 from attention_core.contract import Fit, Rows
 from attention_core.frozen import Frozen
 from attention_core.kinds import Score
-from attention_core.questions import Count, Extent, Extents, Sum, Term, both, parts
+from attention_core.questions import Count, Extent, Extents, Sum, Term, both, magnitude, parts
 from attention_core.selection import median_and_deviation
+from attention_core.sums import top_of
 
 ROBUST = (
     "robust_zscore needs a finite median and deviation, and half of the keys are infinite or too far apart; mask them"
@@ -33,6 +34,9 @@ class Squares(Term):
 
     def term(self, rows: Rows) -> Tensor:
         return rows.x.clamp(-LARGE, LARGE).square_()
+
+    def top(self, rows: Rows) -> int | None:
+        return top_of(min(magnitude(rows), LARGE) ** 2) if rows.single else None
 
 
 class SquaresAbout(Term):

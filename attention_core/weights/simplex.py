@@ -71,7 +71,7 @@ class Exponentials(Term):
     def term(self, rows: Rows) -> Tensor:
         return exponentials(rows, self.centre, self.temperature)
 
-    def top(self) -> int:
+    def top(self, rows: Rows) -> int:
         return 1
 
 
