@@ -93,7 +93,7 @@ class Look:
     inputs: Mapping[str, Input] = field(default_factory=dict)  # of the parts whose states are kept, by name
     space: int = 0  # that what a fitting pass read may take, which is kept for the next and for writing the rows
     fitting: bool = False
-    read: dict[tuple[str, int], Chunks] = field(default_factory=dict)  # by part and rows of a chunk
+    read: dict[str, list[Chunks]] = field(default_factory=dict)  # by part
     room: int = MOST_KEPT  # that the next two may take; what does not fit is found again
     found: dict[tuple[str, str], Segments] = field(default_factory=dict)
     kept: dict[tuple[str, str], pl.DataFrame | None] = field(default_factory=dict)
@@ -120,23 +120,25 @@ class Look:
 
     def _read(self, part: Part, named: Sequence[str], rows: int) -> Iterator[tuple[int, pl.DataFrame]]:
         """The chunks of a part, as an earlier pass read them, or read for a later one too."""
-        at = (part.name, rows)
-        before = self.read.get(at, []) if self.fitting else self.read.pop(at, [])
-        if before and set(named) <= set(before[0][1].columns):
-            yield from ((start, chunk.select(named)) for start, chunk in before)
+        before = self.read.get(part.name, []) if self.fitting else self.read.pop(part.name, [])
+        there = next((chunks for chunks in before if set(named) <= set(chunks[0][1].columns)), None)
+        if there is not None:
+            for start, chunk in there:
+                for at in range(0, max(chunk.height, 1), rows):
+                    yield start + at, chunk.select(named).slice(at, rows)
             return
-        chunks, taken = Chunks(), 0
+        read, taken = Chunks(), 0
         for start, chunk in part.read(named, rows):
             taken += int(chunk.estimated_size())
             if self.fitting and taken <= self.space:
-                chunks.append((start, chunk))
+                read.append((start, chunk))
             else:
-                chunks.clear()
+                read.clear()
             yield start, chunk
         with self.lock:
-            if chunks and taken <= self.space:
+            if read and taken <= self.space:
                 self.space -= taken
-                self.read[at] = chunks
+                self.read.setdefault(part.name, []).append(read)
 
     def keys(self, part: Part, head: Head, statistics: Statistics) -> pl.DataFrame | None:
         """What the segments of a part in a head's scope stand for; kept from run to run."""
@@ -193,7 +195,7 @@ class Look:
         """The rows with these columns, those that heads make among them; no more is read than they take."""
         before = self._makers(columns)
         made = {c for h in self.heads for c in h.adds()}
-        read = set(columns).union(*(h.reads() for h in before)) - made
+        read = set(columns).union(*(h.takes() for h in before)) - made
         return self.attended(part, before, statistics, read, rows, most)
 
     def _makers(self, columns: Iterable[str]) -> list[Head]:

@@ -146,6 +146,10 @@ class Head(Frozen):
         named = {c for e in sql for c in columns_of(e)} | set(self.looks.beside())
         return named | {c for e in self._expressions() for c in e.meta.root_names()}
 
+    def takes(self) -> set[str]:
+        """All that it reads there, the values among them."""
+        return self.inside() | {value for value, _, _ in self.values}
+
     def reads(self) -> set[str]:
         """All columns that the head reads, the values among them."""
         return self.columns() | {value for value, _, _ in self.values}

@@ -58,7 +58,8 @@ from attention_core.stores import Remote, Where, at_once
 from attention_core.work import Each, Watch, threads
 
 SPLIT_ROWS = 1 << 20
-FREE_SHARE = 4  # this part of the free memory may hold what a pass fetched from a store, for the next
+FREE_SHARE = 4  # this part of the free memory may hold what a pass read, for the next
+KEPT = 128 << 20  # bytes of it, at most, where they were read from files
 FOREIGN = "was not written by Farol, and would be lost; name a folder of its own, or move the file away"
 
 
@@ -100,7 +101,6 @@ class Run:
         chunk_rows = None if self.job.chunk_rows == "auto" else int(self.job.chunk_rows)
         taught = [b.name for b in self.batches] if self.given is None else self.given.taught
         order = {name: i for i, name in enumerate(taught)} or NOBODY
-        remote = any(isinstance(b.path, Remote) for b in self.batches)
         self.look = Look(
             self.heads,
             chunk_rows,
@@ -108,7 +108,6 @@ class Run:
             self.stop.is_set,
             self.watch.rows,
             order=order,
-            space=devices.free_memory() // FREE_SHARE if remote else 0,  # files are in the system's own cache
         )
 
     @staticmethod
@@ -153,6 +152,22 @@ class Run:
     def asks(self) -> bool:
         """Whether any rule must know its scope before the first row is written."""
         return any(head.asks() for head in self.heads)
+
+    @cached_property
+    def rounds(self) -> int:
+        """How many times the key columns are looked at before the first row is written; more where the rows need it."""
+        return passes(self.heads, self.columns, self.before)
+
+    def _space(self) -> int:
+        """How much of what a fitting pass read may be kept.
+
+        Files are in the system's own cache, if not unpacked: what is read twice at most, as by groups, is faster so.
+        """
+        share = devices.free_memory() // FREE_SHARE
+        if any(isinstance(b.path, Remote) for b in self.batches):
+            return share
+        groups = any(isinstance(head.over, tuple) for head in self.heads if head.asks())
+        return min(share, KEPT) if self.rounds > 1 or not groups else 0
 
     @property
     def workers(self) -> int:
@@ -205,17 +220,16 @@ class Run:
                 for e, one in pairs
             ]
         other = sum(1 for f in footers if f is not None and dict(f.versions) != versions())
-        rounds = passes(self.heads, self.columns, self.before)
         return Plan(
             tuple(entries),
             gone,
-            rounds,
+            self.rounds,
             self._output_schema(),
             other,
             self.place.interrupted(),
             self._strange([b.name for b, f in zip(self.batches, footers, strict=True) if f is None], gone, seen),
             self._stale_tables(entries, footers),
-            None if hashed else self._estimate(entries, rounds),
+            None if hashed else self._estimate(entries),
         )
 
     def _renamed(self, entries: Sequence[Entry], gone: Sequence[str], seen: Mapping[str, Fingerprint]) -> list[Entry]:
@@ -227,14 +241,14 @@ class Run:
         was = {name: lost.get((f.size, f.mtime_ns)) for name, f in now.items()}
         return [replace(e, why=f"perhaps {was[e.name]}, renamed") if was.get(e.name) else e for e in entries]
 
-    def _estimate(self, entries: Sequence[Entry], rounds: int) -> Estimate:
+    def _estimate(self, entries: Sequence[Entry]) -> Estimate:
         """About what it takes; what depends on the fit is taken to be written."""
         some = self.batches if any(e.status != "done" for e in entries) else ()
         extents = at_once(Batch.extent, some, self.batches[0].path)
         todo = [x for x, e in zip(extents, entries, strict=False) if e.status != "done"]
         asked = {c for head in self.heads if head.asks() for c in head.reads()}
         added = 0 if self.rowless else len(set(self.output_columns()) - set(self.own))
-        return estimated(todo, extents, sorted(asked), rounds, added, self.workers, self.place.record())
+        return estimated(todo, extents, sorted(asked), self.rounds, added, self.workers, self.place.record())
 
     def _stale_tables(self, entries: Sequence[Entry], footers: Sequence[Footer | None]) -> tuple[str, ...]:
         """The rules whose table is not there, or of other rows: any change reads all batches again."""
@@ -281,9 +295,10 @@ class Run:
             self.look.states = self.states
             own = {b.name: self._identity(b, inputs[b.name].hash) for b in self.batches}
             self.look.inputs = {name: Input(id, inputs[name].size) for name, id in own.items()}
-        rounds = itertools.count(1)
+        steps = itertools.count(1)
         self._split(len(self.batches))
-        return fit(self.look, lambda work: each(f"fit, pass {next(rounds)}", work, self.batches), self.before)
+        self.look.space = self._space()
+        return fit(self.look, lambda work: each(f"fit, pass {next(steps)}", work, self.batches), self.before)
 
     def _identity(self, batch: Batch, hash: str) -> str:
         """What a batch's answers depend on beside the questions: its content, and how it is read."""
@@ -535,7 +550,7 @@ class Run:
             return None
         made = {name for head in self.heads for name in head.adds()}
         tables = pooling(self.heads)
-        looked_at = {c for head in self.heads for c in (head.columns() if head in tables else head.reads())}
+        looked_at = {c for head in self.heads for c in (head.inside() if head in tables else head.takes())}
         return (looked_at | set(stored)) - made
 
     def _footer(

@@ -15,8 +15,10 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
+from polars.testing import assert_frame_equal
 
-from attention_core import batches, statistics
+from attention_core import attention, batches, statistics
+from attention_core import run as runs
 from attention_core.errors import DataError, ExpectationMissed, JobError, SinkBusy
 from attention_core.run import execute, opened, run
 
@@ -245,6 +247,33 @@ def test_changed_rules_and_output_options_are_done_again(folder):
     assert folder.run().plan.entries[0].why == "rules" and folder.rows()["x_weight"].to_list() == [1, 3]
     folder.job({**DOUBLE, "weight": {"kind": "step", "high": 3.0}}, sink={"columns": "added"})
     assert folder.run().plan.entries[0].why == "output options" and "x" not in folder.rows().columns
+
+
+@pytest.mark.parametrize(
+    ("rule", "kept", "read"),
+    [
+        ({"score": "robust_zscore"}, 1 << 20, 2),
+        ({"score": "robust_zscore"}, 3000, 5),
+        ({"score": "robust_zscore"}, 0, 8),
+        ({"score": "zscore"}, 1 << 20, 2),
+        ({"score": "zscore", "weight": "softmax", "over": {"group": ["g"]}}, 1 << 20, 4),
+        ({"weight": "softmax", "over": {"group": ["g"]}}, 1 << 20, 6),
+    ],
+)
+def test_keys_are_read_once_for_all_passes_and_for_the_rows(folder, monkeypatch, rule, kept, read):
+    """Two batches; a key column of 300 rows takes 2,400 bytes. The groups of a batch are read apart from its keys."""
+    folder.job({"key": "x", "apply": "weights", **rule}, workers=1, chunk_rows=70)
+    for i in range(2):
+        folder.put(f"{i}.parquet", frame(300, i))
+    monkeypatch.setattr(attention, "FIT_ROWS", 110)
+    folder.run(f"sink.path={folder.path}/afresh", "workers=2")
+    reads, real = [], batches.Batch.read
+    monkeypatch.setattr(runs, "KEPT", kept)
+    monkeypatch.setattr(batches.Batch, "read", lambda self, *how: reads.append(self.name) or real(self, *how))
+    folder.run()
+    assert len(reads) == read
+    for name in ("0.parquet", "1.parquet"):
+        assert_frame_equal(folder.rows(name), folder.rows(name, "afresh"), check_exact=True)
 
 
 def test_what_does_not_change_rows_is_not_done_again(folder):

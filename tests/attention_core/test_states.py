@@ -9,6 +9,7 @@ import torch
 from test_run import EVERY, GROUPS, SOFTMAX, Folder, bits, frame
 from test_statistics import rules_of, with_weight
 
+from attention_core import run as runs
 from attention_core.batches import Batch
 from attention_core.job import SCORES, WEIGHTS
 from attention_core.questions import Count, Counts, Pair, Sum, both
@@ -21,19 +22,19 @@ IN_GROUP = {**GROUPS, "apply": "weights"}
 
 @contextmanager
 def reads():
-    """The batches that are read for their key columns, as often as they are; rows are written with all columns here."""
-    seen, read, passing = [], Batch.read, Run.passing
+    """The batches whose key columns are read, as often as they are asked; rows are written with all columns here."""
+    seen, read, passing, kept = [], Batch.read, Run.passing, runs.KEPT
 
     def counted(self, columns, rows):
         if columns is not None:
             seen.append(self.name)
         return read(self, columns, rows)
 
-    Batch.read, Run.passing = counted, lambda self: []
+    Batch.read, Run.passing, runs.KEPT = counted, lambda self: [], 0
     try:
         yield seen
     finally:
-        Batch.read, Run.passing = read, passing
+        Batch.read, Run.passing, runs.KEPT = read, passing, kept
 
 
 def in_group(g, seed=0, n=30):
