@@ -7,13 +7,16 @@ import datetime as dt
 import hashlib
 import math
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Self, TypeVar, get_args
 
 import polars as pl
+import torch
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 from pydantic_core import InitErrorDetails, PydanticCustomError
 from torch import Tensor
+
+WIDE = (pl.Int128, pl.UInt128)  # torch has none as wide
 
 
 class Frozen(BaseModel):
@@ -97,9 +100,8 @@ def _feed(value: Any, into: hashlib.blake2b) -> None:
         case pl.DataFrame():
             into.update(str(value.schema).encode())
             for column in value.iter_columns():
-                into.update(
-                    repr(column.to_physical().to_list()).encode(errors="surrogatepass")
-                )  # Python drops nanoseconds
+                for part in _parts(column.to_physical()):
+                    into.update(part)
         case dict():
             for key in sorted(value):
                 into.update(str(key).encode() + b":")
@@ -116,6 +118,21 @@ def _feed(value: Any, into: hashlib.blake2b) -> None:
         case _:
             raise TypeError(f"a {kind} has no digest")
     into.update(b")")
+
+
+def _parts(column: pl.Series) -> Iterator[bytes]:
+    """What tells a column from any other of its type and length."""
+    if column.null_count():
+        yield from _parts(column.is_null())
+    if column.dtype == pl.String:
+        yield from _parts(column.str.len_bytes())
+        yield "".join(column.drop_nulls().str.join("").to_list()).encode()
+    elif column.dtype == pl.Boolean:
+        yield from _parts(column.cast(pl.UInt8))
+    elif column.dtype.is_numeric() and column.dtype not in WIDE and len(column):
+        yield content(torch.from_dlpack(column.fill_null(0).to_arrow()))  # type: ignore[attr-defined]
+    else:
+        yield repr(column.to_list()).encode(errors="surrogatepass")
 
 
 def content(value: Tensor) -> bytes:
