@@ -237,13 +237,13 @@ def segments(groups: pl.DataFrame) -> Segments:
     codes, keys = None, pl.DataFrame()
     for column in plain(groups).iter_columns():
         encoded = column.to_arrow().dictionary_encode(null_encoding="encode")
-        own, values = encoded.indices.cast(pa.int64()), pl.Series(encoded.dictionary, dtype=column.dtype)
+        own, values = encoded.indices, pl.Series(encoded.dictionary, dtype=column.dtype)
         if codes is None:
             codes, keys = own, values.alias(column.name).to_frame()
             continue
         size = max(len(values), 1)
-        pairs = pc.add(pc.multiply(codes, size), own).dictionary_encode()
-        codes, pair = pairs.indices.cast(pa.int64()), pl.Series(pairs.dictionary, dtype=pl.Int64)
+        pairs = pc.add(pc.multiply(codes.cast(pa.int64()), size), own).dictionary_encode()
+        codes, pair = pairs.indices, pl.Series(pairs.dictionary, dtype=pl.Int64)
         keys = keys[pair // size].with_columns(values.gather(pair % size).alias(column.name))
     if not groups.height:
         return Segments(plain(groups), torch.empty(0, dtype=torch.int64), 0)
