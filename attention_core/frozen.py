@@ -98,10 +98,10 @@ def _feed(value: Any, into: hashlib.blake2b) -> None:
             into.update(f"{value.dtype}{tuple(value.shape)}".encode())
             into.update(content(value))
         case pl.DataFrame():
-            into.update(str(value.schema).encode())
+            into.update(f"{value.height}{value.schema}".encode())
             for column in value.iter_columns():
-                for part in _parts(column.to_physical()):
-                    into.update(part)
+                for part in _parts(column):
+                    into.update(len(part).to_bytes(8, "little") + part)
         case dict():
             for key in sorted(value):
                 into.update(str(key).encode() + b":")
@@ -122,6 +122,10 @@ def _feed(value: Any, into: hashlib.blake2b) -> None:
 
 def _parts(column: pl.Series) -> Iterator[bytes]:
     """What tells a column from any other of its type and length."""
+    if isinstance(column.dtype, pl.Categorical | pl.Enum):
+        column = column.cast(pl.String)
+    column = column.to_physical()  # Python drops nanoseconds
+    yield str(column.null_count()).encode()
     if column.null_count():
         yield from _parts(column.is_null())
     if column.dtype == pl.String:

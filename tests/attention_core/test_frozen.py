@@ -31,9 +31,23 @@ VALUES = {
 @given(st.data())
 @pytest.mark.parametrize("dtype", VALUES, ids=str)
 def test_two_tables_have_one_digest_where_they_are_equal_and_there_alone(dtype, data):
-    columns = st.lists(st.sampled_from(VALUES[dtype]), max_size=4)
-    a, b = (pl.Series("g", data.draw(columns), dtype=dtype).to_frame() for _ in range(2))
+    rows = st.lists(st.tuples(*[st.sampled_from(VALUES[dtype])] * 2), max_size=4)
+    a, b = (pl.DataFrame(data.draw(rows), {"g": dtype, "h": dtype}, orient="row") for _ in range(2))
     assert (digest(a) == digest(b)) == a.equals(b)
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "dtype"),
+    [
+        ({"g": [None, 5]}, {"g": [1, 0, 0, 5]}, pl.UInt8),
+        ({"g": [None, *range(2, 9)]}, {"g": [1, 0, *range(2, 9)]}, pl.Int64),
+        ({"g": [None, 1], "h": [7, 0]}, {"g": [1, 0], "h": [7, None]}, pl.UInt8),
+        ({"g": ["a", "b"]}, {"g": ["c", "d"]}, pl.Enum(["a", "b", "c", "d"])),
+        ({"g": ["a", "b"]}, {"g": ["c", "d"]}, pl.Categorical),
+    ],
+)
+def test_what_lies_side_by_side_is_told_apart(a, b, dtype):
+    assert len({digest(pl.DataFrame(t, dict.fromkeys(t, dtype))) for t in (a, b)}) == 2
 
 
 @pytest.mark.parametrize("dtype", VALUES, ids=str)
