@@ -41,7 +41,7 @@ class States:
             return None
         try:
             read = (self.folder / name).read_bytes()
-            said, aside = _opened(read)
+            said, aside = _opened(name, read)
             state = _restored(said, aside, None) if question is None else _answer(question, said, aside)
         except (OSError, ValueError, KeyError, TypeError, pl.exceptions.PolarsError):
             return None
@@ -58,7 +58,7 @@ class States:
         if sum(sizes) > max(SMALL, stands_for // SHARE):
             return
         whole = bytearray().join([bytes(DIGEST), json.dumps([said, sizes]).encode(), b"\n", *aside])
-        whole[:DIGEST] = xxhash.xxh3_128(memoryview(whole)[DIGEST:]).digest()
+        whole[:DIGEST] = _digest(name, memoryview(whole)[DIGEST:])
         if isinstance(self.folder, Remote):
             (self.folder / name).write_bytes(bytes(whole))
             self.used.add(name)
@@ -83,10 +83,17 @@ def name_of(*what: Any) -> str:
     return digest(what)
 
 
-def _opened(read: bytes) -> tuple[Any, Sequence[bytes]]:
+def _digest(name: str, whole: bytes | memoryview) -> bytes:
+    """Of the name too: a state under another's name is none."""
+    found = xxhash.xxh3_128(name.encode())
+    found.update(whole)
+    return found.digest()
+
+
+def _opened(name: str, read: bytes) -> tuple[Any, Sequence[bytes]]:
     digest, whole = read[:DIGEST], read[DIGEST:]
-    if xxhash.xxh3_128(whole).digest() != digest:
-        raise ValueError("not whole")
+    if _digest(name, whole) != digest:
+        raise ValueError("not whole, or another's")
     head, _, rest = whole.partition(b"\n")
     said, sizes = json.loads(head)
     ends = list(accumulate(sizes, initial=0))

@@ -187,6 +187,13 @@ def test_a_state_is_read_as_it_was(tmp_path):
     assert json.dumps(sorted(states.used)) == '["k", "s"]'
 
 
+def test_a_state_under_another_name_is_none(tmp_path):
+    states = States(tmp_path)
+    states.put("a", Counts(torch.tensor([1])), 0)
+    (tmp_path / "a").rename(tmp_path / "b")
+    assert states.get("b", Count()) is None
+
+
 def test_nothing_is_kept_of_a_frame():
     assert States().get("a") is None and States().put("a", Counts(torch.zeros(1)), 0) is None
 
