@@ -6,7 +6,7 @@ import re
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from attention_core.answers import Answer, Gathered
 from attention_core.apply import POOL_COLUMNS, Pools, column_type, inner
-from attention_core.columns import ONE, Segments, places, segments
+from attention_core.columns import ONE, Segments, places, plain, segments
 from attention_core.contract import conclude, together
 from attention_core.devices import CPU, ahead, cores, halving, moved, rows_at_once
 from attention_core.errors import DataError, FarolError, JobError, Stopped
@@ -88,6 +88,7 @@ class Look:
     stop: Callable[[], bool] = lambda: False
     watch: Callable[[int], None] = lambda rows: None
     threads: Callable[[Part], int] = lambda part: 1  # that work on the chunks of a part at once
+    steady: Callable[[Part], None] = lambda part: None  # refuses a part that is not as it was
     order: Mapping[str, int] = field(default_factory=dict)  # of the parts that teach, by name
     states: States = field(default_factory=States)
     inputs: Mapping[str, Input] = field(default_factory=dict)  # of the parts whose states are kept, by name
@@ -127,18 +128,33 @@ class Look:
                 for at in range(0, max(chunk.height, 1), rows):
                     yield start + at, chunk.select(named).slice(at, rows)
             return
-        read, taken = Chunks(), 0
+        read, taken, keeps = Chunks(), 0, self.fitting
         for start, chunk in part.read(named, rows):
-            taken += int(chunk.estimated_size())
-            if self.fitting and taken <= self.space:
+            if keeps:
+                size = int(chunk.estimated_size())
+                keeps, taken = self._keeps(size), taken + size
                 read.append((start, chunk))
-            else:
-                read.clear()
+                if not keeps:
+                    self._keeps(-taken)
+                    read.clear()
             yield start, chunk
-        with self.lock:
-            if read and taken <= self.space:
-                self.space -= taken
+        if read:
+            with self.lock:
                 self.read.setdefault(part.name, []).append(read)
+
+    def _keeps(self, size: int) -> bool:
+        """Takes so much of the space; whether it was there."""
+        with self.lock:
+            self.space -= size
+            return self.space >= 0
+
+    @contextmanager
+    def _steadily(self, part: Part) -> Iterator[None]:
+        """Refuses the part where it has changed by then, whatever else was wrong: nothing of it is kept."""
+        try:
+            yield
+        finally:
+            self.steady(part)
 
     def keys(self, part: Part, head: Head, statistics: Statistics) -> pl.DataFrame | None:
         """What the segments of a part in a head's scope stand for; kept from run to run."""
@@ -151,7 +167,8 @@ class Look:
         name = "" if off else name_of(own.id, "keys", at, self._above(part, head.over, statistics))
         found = self.states.get(name)
         if found is None:
-            found = self.segments(part, head, statistics).keys
+            with self._steadily(part):
+                found = self.segments(part, head, statistics).keys
             self.states.put(name, found, own.size)
         if self._fits(int(found.estimated_size())):
             self.kept[at] = found
@@ -260,7 +277,8 @@ class Look:
         names = [self._name(part, ask, statistics) for ask in local]
         states = [self.states.get(name, ask.question) for name, ask in zip(names, asks, strict=True)]
         new = [i for i, state in enumerate(states) if state is None]
-        found = self._answers(part, [local[i] for i in new], statistics) if new else []
+        with self._steadily(part) if new else nullcontext():
+            found = self._answers(part, [local[i] for i in new], statistics) if new else []
         for i, state in zip(new, found, strict=True):
             states[i] = moved(state, CPU)
             if state is not None:
@@ -315,8 +333,9 @@ class Look:
                 with _of(part, head), self._timed(head):
                     self._pooled(head, chunk, self.first(part, head), start, whole, known, pools, places_of)
 
-        for _ in ahead(self.above(part, columns, statistics, FIT_ROWS, most), add, self.threads(part)):
-            pass
+        with self._steadily(part):
+            for _ in ahead(self.above(part, columns, statistics, FIT_ROWS, most), add, self.threads(part)):
+                pass
 
     def _pooled(
         self,
@@ -497,7 +516,8 @@ def _fitted(
 ) -> Iterator[tuple[Look, Part, Statistics]]:
     """A frame as the one part, with what the rules know of it, or of what was published."""
     if not isinstance(frame, pl.DataFrame):
-        raise JobError(f"attend takes a Polars DataFrame or LazyFrame, and this is a {type(frame).__name__}")
+        what = f"{type(frame).__module__.partition('.')[0]}.{type(frame).__name__}"
+        raise JobError(f"attend takes a Polars DataFrame or LazyFrame, and this is a {what}")
     if isinstance(rules, str | Mapping | Rule) or not isinstance(rules, Sequence):
         raise JobError("rules are a list, as in [{'key': 'x', 'score': 'zscore'}]")
     if chunk_rows is not None and chunk_rows < 1:
@@ -546,8 +566,7 @@ def _refuse_table(head: Head, above: Sequence[Head], i: int) -> None:
     if UNSAFE.search(head.rule) or len(head.rule.encode()) > LONGEST_NAME:
         what = f"{head.rule!r} cannot be the name of a file, which its table becomes"
         raise JobError(f"{what}; give the rule a name of letters and digits", ("attention", i))
-    groups = head.over if isinstance(head.over, tuple) else ("batch",) if head.over == "batch" else ()
-    taken = [*groups, *POOL_COLUMNS]
+    taken = [*_segment_columns(head), *POOL_COLUMNS]
     for column in (c for c in taken if taken.count(c) > 1):
         what = f"the table has a column {column!r} of its own, and cannot be grouped by one"
         raise JobError(f"{what}; rename the column in the source", ("attention", i, "over"))
@@ -555,6 +574,19 @@ def _refuse_table(head: Head, above: Sequence[Head], i: int) -> None:
     for name in (n for n in taken if taken.count(n) > 1):
         fix = 'name each value once, or rename: {weighted: "{value}_late"} on the rule'
         raise JobError(f"two columns of the table would be called {name!r}; {fix}", ("attention", i))
+
+
+def _segment_columns(head: Head) -> tuple[str, ...]:
+    """The columns of a table that say which segment a row is of."""
+    return head.over if isinstance(head.over, tuple) else ("batch",) if head.over == "batch" else ()
+
+
+def table_types(head: Head, schema: Mapping[str, pl.DataType]) -> dict[str, pl.DataType]:
+    """The columns of a head's table, with their types."""
+    groups = {name: schema.get(name, pl.String()) for name in _segment_columns(head)}
+    counts = dict(zip(POOL_COLUMNS, (pl.Int64(), pl.Float64()), strict=True))
+    pools = {name: column_type(schema[value]) for value, name, _ in head.values}
+    return dict(plain(pl.DataFrame(schema=groups)).schema) | counts | pools
 
 
 def types(head: Head, schema: Mapping[str, pl.DataType]) -> dict[str, pl.DataType]:

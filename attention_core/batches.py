@@ -122,7 +122,7 @@ class Batch:
             if own is None:
                 lazy = self._scan().rename({c: in_file(c) for c in self.partitions}, strict=False)
             else:  # a frame has as many rows as its columns, so there must be one
-                lazy = self._scan().select(own) if own else self._scan(row_index_name=_ROW).select(_ROW)
+                lazy = self._scan().select(own) if own else self._rows()
             start, folders = 0, self._partition_columns(absent)
             for frame in lazy.collect_batches(chunk_size=rows, maintain_order=True):
                 if old:
@@ -134,6 +134,11 @@ class Batch:
                 raise pl.exceptions.ComputeError(f"{start} of {there} rows can be decoded")
             if not start:
                 yield 0, self._as_agreed(lazy.limit(0).collect()).with_columns(folders)
+
+    def _rows(self) -> pl.LazyFrame:
+        """As many rows as there are, of a column that is none of the file's."""
+        name = max([_ROW, *(f"{own}#" for own in self.own())], key=len)
+        return self._scan(row_index_name=name).select(name)
 
     def whole(self, names: Sequence[str]) -> dict[str, str]:
         """Those of these columns that an output can take as they lie in the file, if it is compressed as said here."""

@@ -278,6 +278,8 @@ def _lines(error: ValidationError, model: type[BaseModel], root: Node) -> list[s
         where = _where(root, at, unknown)
         entry = f"{dotted(at)}: " if at and where != f"--set {dotted(at)}" else ""
         told[at] = f"{where}: {printable(entry + _said(errors, at, model))}"
+    meant = {(*at[:-1], near) for at in told for near in re.findall(r"; did you mean '(\w+)'\?$", told[at])}
+    told = {at: said for at, said in told.items() if not (at in meant and said.endswith("is missing"))}
     lines = [told[at] for at in sorted(told, key=lambda at: _order(root, at))]
     more = [f"and {len(lines) - MOST_ERRORS} more"] if len(lines) > MOST_ERRORS else []
     return lines[:MOST_ERRORS] + more
@@ -347,9 +349,8 @@ def _said(errors: list[Any], at: At, model: type[BaseModel]) -> str:
             word, name = _BOUNDS[bound]
             return f"{_short(given)} is not {word} {str(context[name]).removesuffix('.0')}"
         case _ if _is_type(first):
-            return (
-                f"{_short(given)} is not {' or '.join(dict.fromkeys(w for e in errors for w in _wanted(e)))}"
-                + _advice(given, errors)
+            return f"{_short(given)} is not {' or '.join(dict.fromkeys(w for e in errors for w in _wanted(e)))}" + (
+                _advice(given, errors) or _as_mapping(given, errors, model)
             )
     return f"{first['msg'][0].lower()}{first['msg'][1:]}"
 
@@ -382,8 +383,32 @@ def _advice(given: Any, errors: list[Any]) -> str:
     return "; put it in quotes" if quotes else near
 
 
+def _as_mapping(given: Any, errors: list[Any], model: type[BaseModel]) -> str:
+    """How the value is written where a list is wanted, or a mapping with a field that is likely meant."""
+    if isinstance(given, str) and all(e["type"] == "tuple_type" for e in errors):
+        return f"; write [{given}]"
+    tried = [e["loc"] for e in errors if str(e["type"]).startswith("model_")]
+    models = _models(model, tried[0]) if len(tried) == 1 else []
+    if len(models) != 1 or isinstance(given, bool) or not isinstance(given, str | int | float | list):
+        return ""
+    fields = models[0].model_fields
+    needed = [name for name, field in fields.items() if field.is_required()]
+    name = (needed or list(fields))[0]
+    forms = _forms(fields[name].annotation)
+    if len(needed) != 1 and not (isinstance(given, int | float) and {int, float}.intersection(forms)):
+        return ""
+    items = ", ".join(map(str, given)) if isinstance(given, list) else str(given)
+    lists = any(get_origin(form) is tuple for form in forms) and (str not in forms or isinstance(given, list))
+    return f"; write {{{fields[name].alias or name}: {f'[{items}]' if lists else items}}}"
+
+
 def _names(model: Any, loc: Sequence[str | int]) -> list[str]:
     """The fields of the model that stands at a path of pydantic's."""
+    return [field.alias or name for m in _models(model, loc) for name, field in m.model_fields.items()]
+
+
+def _models(model: Any, loc: Sequence[str | int]) -> list[type[BaseModel]]:
+    """The models that may stand at a path of pydantic's."""
     forms = [model]
     for step in loc:
         forms = (
@@ -391,8 +416,7 @@ def _names(model: Any, loc: Sequence[str | int]) -> list[str]:
             or [f for f in forms if _called(f, step)]
             or forms
         )
-    models = [f for f in forms if isinstance(f, type) and issubclass(f, BaseModel)]
-    return [field.alias or name for m in models for name, field in m.model_fields.items()]
+    return [f for f in forms if isinstance(f, type) and issubclass(f, BaseModel)]
 
 
 def _inside(form: Any, step: str | int) -> list[Any]:

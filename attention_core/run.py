@@ -182,8 +182,12 @@ class Run:
     def added(self) -> dict[str, pl.DataType]:
         """The columns that the rules add and that are written."""
         unseen = hidden(self.heads)
-        schema = whole_schema(self.heads, self.columns)
+        schema = self.columns_with_added()
         return {name: dtype for name, dtype in schema.items() if name not in self.columns and name not in unseen}
+
+    def columns_with_added(self) -> dict[str, pl.DataType]:
+        """The columns that rules look at, and all that they add."""
+        return whole_schema(self.heads, self.columns)
 
     def output_columns(self) -> list[str]:
         """The columns of the outputs; partitions are in the folders' names only, unless the files have them too."""
@@ -298,6 +302,7 @@ class Run:
         steps = itertools.count(1)
         self._split(len(self.batches))
         self.look.space = self._space()
+        self.look.steady = lambda part: self._steady(cast(Batch, part), inputs[part.name])
         return fit(self.look, lambda work: each(f"fit, pass {next(steps)}", work, self.batches), self.before)
 
     def _identity(self, batch: Batch, hash: str) -> str:
@@ -319,8 +324,7 @@ class Run:
         if staged is not None and self._is(staged, digest_of, now):
             self.watch.rows(staged.rows)
             return staged
-        if not Fingerprint.of(batch.path).untouched(now):
-            raise DataError(f"{batch.path}: changed while the run was reading it; run again when it is whole")
+        self._steady(batch, now)
         health: dict[str, Health] = {}
         rows = batch.rows()
 
@@ -337,11 +341,15 @@ class Run:
             else:
                 like = self._output_schema()
                 batches.write(frames, like, unfinished, batch, compression, lambda: said().metadata(), source)
-        if not Fingerprint.of(batch.path).untouched(now):
-            raise DataError(f"{batch.path}: changed while the run was reading it; run again when it is whole")
+        self._steady(batch, now)
         if not self.rowless:
             self.place.keep_finished(unfinished, batch.name)
         return said()
+
+    def _steady(self, batch: Batch, now: Fingerprint) -> None:
+        """Refuses a batch that is not as it was hashed."""
+        if not Fingerprint.of(batch.path).untouched(now):
+            raise DataError(f"{batch.path}: changed while the run was reading it; run again when it is whole")
 
     def carried(self, batch: Batch) -> frozenset[str]:
         """The columns that the output takes as they lie in the input."""

@@ -26,6 +26,9 @@ _CLOCK = re.compile(
     r"\b(?:now|today|random|uuid|current_\w+)\"?\s*\(|\bcurrent_(?:timestamp|date|time)\b|\blocal(?:timestamp|time)\b",
     re.IGNORECASE,
 )
+_WINDOW = re.compile(
+    r"\b(?:lag|lead|rank|dense_rank|percent_rank|cume_dist|ntile|nth_value)\"?\s*\(", re.IGNORECASE
+)  # of which Polars says that they want an OVER clause
 _TABLE = re.compile(r"\bselect\b|\b(?:read|scan)_\w+\"?\s*\(", re.IGNORECASE)
 # Texts, names and comments in one pass: marks of one mean nothing inside another. What is called may be quoted, too.
 _ASIDE = re.compile(
@@ -48,6 +51,9 @@ def row_expression(sql: str) -> pl.Expr:
     if clock := _CLOCK.search(bare):
         word = clock[0].strip(' ("')
         raise ValueError(f"{sql!r} looks at {word}, which is not of the row; write the value itself")
+    if window := _WINDOW.search(bare):
+        word = window[0].strip(' ("')
+        raise ValueError(f"{sql!r} looks beyond its row ({word}); ask a rule above for what is known of the scope")
     try:
         expression = pl.sql_expr(sql)
         tree = json.loads(expression.meta.serialize(format="json"))

@@ -115,18 +115,18 @@ def plan(
 
     opening, refused = opened(job, set), None
     found = opening.plan()
+    try:
+        refuse_gone(opening, found)
+    except JobError as error:
+        refused = str(error)
     if json:
-        try:
-            refuse_gone(opening, found)
-        except JobError as error:
-            refused = str(error)
         entries = [{"batch": e.name, "status": e.status, "why": e.why} for e in found.entries]
         _print_json({"job": opening.job.name, "batches": entries, "gone": found.gone, "passes": found.passes,
                      "schema": {n: str(t) for n, t in found.schema.items()},
                      "other_versions": found.other_versions, "interrupted": found.interrupted, "refused": refused,
                      "estimate": found.estimate and asdict(found.estimate)})  # fmt: skip
     else:
-        show.plan(opening, found, all)
+        show.plan(opening, found, all, refused)
 
 
 @app.command
@@ -158,7 +158,7 @@ def check(job: Path, /, *, set: Sets = ()) -> None:
     columns = len(opening.columns)
     where = f"{counted(len(opening.batches), 'batch')} of {counted(columns, 'column')}"
     show.line(f"{job} is right: {where}, {counted(len(opening.job.attention), 'rule')}")
-    show.line("adds: " + ", ".join(f"{n} ({t})" for n, t in opening.added().items()))
+    show.made(opening)
 
 
 @app.command

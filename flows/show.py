@@ -18,7 +18,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
-from attention_core.attention import pooling
+from attention_core.attention import pooling, table_types
 from attention_core.batches import ROW_GROUP_BYTES, Batch
 from attention_core.errors import printable
 from attention_core.plan import Estimate, Plan
@@ -91,11 +91,12 @@ def summary(record: Mapping[str, Any], again: str) -> None:
     line(f"next: {again}")
 
 
-def plan(run: Run, found: Plan, every: bool) -> None:
-    """What would be done, and why."""
+def plan(run: Run, found: Plan, every: bool, refused: str | None = None) -> None:
+    """What would be done, and why. refused: what a run would say instead."""
     what = f": {planned(found.counts())}; {counted(found.passes, 'fitting pass')}"
     out.print(Text.assemble((printable(run.job.name), "bold"), what))
     lines = [(e.name, e.status, e.why) for e in found.entries] + [(n, "gone", "no input") for n in found.gone]
+    lines.sort(key=lambda line: line[1] == "depends on the fit")  # the many, which the few have moved
     shown = lines if every else [line for line in lines if line[1] != "done"][:20]
     if shown:
         _print(_table(("batch", "status", "why"), shown))
@@ -113,18 +114,25 @@ def plan(run: Run, found: Plan, every: bool) -> None:
         todo = next((b for b, e in zip(run.batches, found.entries, strict=True) if e.status != "done"), None)
         if todo is not None and run.passing():
             line(f"copies: {_copies(run, todo)}")
-    line("adds: " + ", ".join(f"{name} ({dtype})" for name, dtype in run.added().items()))
-    if found.gone and run.job.sink.gone == "refuse":
-        note(
-            "a run would refuse this: outputs have lost their input; sink.gone: remove takes them out of the sink, and "
-            "keep leaves them there"
-        )
+    made(run)
+    if refused is not None:
+        note(f"a run would refuse this: {refused}")
     if found.nothing:
         return
-    for head in pooling(run.heads):
-        line(f"writes {run.place.table(head.rule)}")
     if not run.rowless:
         line(f"writes to {run.place.sink}")
+
+
+def made(run: Run) -> None:
+    """What the rules make: columns beside the rows, and tables."""
+    if not run.rowless:
+        line(f"adds: {_named(run.added())}")
+    for head in pooling(run.heads):
+        line(f"table: {run.place.table(head.rule)}: {_named(table_types(head, run.columns_with_added()))}")
+
+
+def _named(types: Mapping[str, pl.DataType]) -> str:
+    return ", ".join(f"{name} ({dtype})" for name, dtype in types.items())
 
 
 def _takes(estimate: Estimate) -> str:
@@ -155,14 +163,17 @@ def frame(rows: pl.DataFrame, added: Iterable[str]) -> None:
         drawn.add_column(title, justify="right" if dtype.is_numeric() else "left", no_wrap=True)
     for row in rows.iter_rows():
         drawn.add_row(*(cell(value) for value in row))
-    if len(titles) > 1 and out.measure(drawn).maximum > min(out.width, WIDE):
+    page, many = out.width if out.is_terminal else WIDE, rows.height
+    if len(titles) > 1 and out.measure(drawn).maximum > page:
         for many in range(rows.height, 0, -1):  # as many rows as fit beside each other
             drawn = Table(box=None, pad_edge=False, show_header=False)
             for title, column in zip(titles, rows.head(many).iter_columns(), strict=True):
                 drawn.add_row(title, *(cell(value) for value in column))
-            if out.measure(drawn).maximum <= min(out.width, WIDE):
+            if out.measure(drawn).maximum <= page:
                 break
     _print(drawn)
+    if many < rows.height:
+        line(f"{rows.height - many} of {counted(rows.height, 'row')} more, which do not fit beside each other")
 
 
 def _print(drawn: Table) -> None:

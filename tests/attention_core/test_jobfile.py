@@ -131,6 +131,7 @@ REFUSED = [
     ("clip: [0.0, 0.2]", "clip: [2, 1]",
      "15:11: attention[1].clip: the first of clip must not be above the second, and 2 > 1"),
     ("{mean: {min: 1}}", "5", "17:9: expect.late: 5 is not a mapping"),
+    ("{mean: {min: 1}}", "{mean: 1}", "17:16: expect.late.mean: 1 is not a mapping; write {min: 1}"),
     ("expect:", "workers: 1.5\nexpect:", "16:10: workers: 1.5 is not auto or a whole number"),
     ("expect:", "workers: 0\nexpect:", "16:10: workers: must be auto or at least 1, not 0"),
     ("expect:", "device: gpu\nexpect:", "16:9: device: 'gpu' is not auto, cpu, cuda or cuda:N"),
@@ -138,7 +139,12 @@ REFUSED = [
     # one of several forms
     ("{group: [carrier]}", "datase",
      "13:11: attention[1].over: 'datase' is not dataset or batch or row or a mapping; did you mean 'dataset'?"),
-    ("{group: [carrier]}", "{group: carrier}", "13:19: attention[1].over.group: 'carrier' is not a list"),
+    ("{group: [carrier]}", "{group: carrier}",
+     "13:19: attention[1].over.group: 'carrier' is not a list; write [carrier]"),
+    ("{group: [carrier]}", "carrier",
+     "13:11: attention[1].over: 'carrier' is not dataset or batch or row or a mapping; write {group: [carrier]}"),
+    ("{group: [carrier]}", "{groups: [carrier]}",
+     "13:12: attention[1].over.groups: not known here; did you mean 'group'?"),
     ("key: dep_delay", "key: 5", "8:10: attention[0].key: 5 is not a text or a list or a mapping; put it in quotes"),
     ("key: dep_delay", "key: [a, 5]", "8:14: attention[0].key[1]: 5 is not a text; put it in quotes"),
     ("key: dep_delay", "key: {match: a, type: flot}",
@@ -223,7 +229,7 @@ def test_several_errors_in_the_order_of_the_file(said):
     assert said("zz: 1\nsink: 5\nattention: [5]\nsource: {}\n").split("\n") == [
         "job.yaml:1:1: name: is missing",
         f"job.yaml:1:1: zz: not known here; there are {TOP}",
-        "job.yaml:2:7: sink: 5 is not a mapping",
+        "job.yaml:2:7: sink: 5 is not a mapping; write {path: 5}",
         "job.yaml:3:13: attention[0]: 5 is not a mapping",
         "job.yaml:4:9: source.path: is missing",
     ]

@@ -839,6 +839,44 @@ def test_an_input_that_changes_while_it_is_read(folder, monkeypatch):
     assert not (folder.path / "out").exists()
 
 
+@pytest.mark.parametrize("rule", [SOFTMAX, GROUPS, {**GROUPS, "apply": "pool"}], ids=["one", "groups", "pool"])
+@pytest.mark.parametrize("when", ["fit", "pool", "apply"])
+def test_nothing_is_kept_of_an_input_that_changed(folder, monkeypatch, rule, when):
+    """Put back as it was, with its times, it is the input that was hashed: what was read in between must not count."""
+    folder.job(rule, workers=1)
+    path, other = folder.put("0.parquet", frame(40, 1)), folder.path / "other"
+    folder.put("1.parquet", frame(40, 2))
+    frame(60, 3).with_columns(g=pl.lit("new")).write_parquet(other)
+    was, times, real = path.read_bytes(), path.stat(), getattr(runs.Run, when)
+
+    def changed(self, *given):
+        path.write_bytes(other.read_bytes())
+        return real(self, *given)
+
+    monkeypatch.setattr(runs.Run, when, changed)
+    if when != "pool" or rule.get("apply") == "pool":
+        with pytest.raises(DataError, match="0.parquet: changed while the run was reading it"):
+            folder.run()
+        assert not (folder.path / "out").exists()
+    monkeypatch.undo()
+    path.write_bytes(was)
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+    folder.run()
+    folder.run(f"sink.path={folder.path}/afresh")
+    for name in ("0.parquet", "1.parquet"):
+        assert_frame_equal(folder.rows(name), folder.rows(name, "afresh"), check_exact=True)
+    tables = [pl.read_parquet(p) for p in folder.path.glob("*.pooled/*")]
+    assert len(tables) == 2 * (rule.get("apply") == "pool") and all(t.equals(tables[0]) for t in tables)
+
+
+def test_a_rule_may_need_no_column_beside_its_groups(folder):
+    """Whatever the columns are called, among them what rows are counted by."""
+    rule = {"name": "r", "score": {"kind": "expression", "sql": "1.5"}, "over": {"group": ["g"]}, "apply": "weights"}
+    folder.job(rule).put("a.parquet", pl.DataFrame({"#row": [5, 6, 7], "g": ["a", "b", "a"], "##row": [1, 2, 3]}))
+    folder.run()
+    assert folder.rows()["r_weight"].to_list() == [1.5, 1.5, 1.5]
+
+
 # Empty batches, partitions, `where`
 
 

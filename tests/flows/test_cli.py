@@ -151,6 +151,40 @@ def test_a_plan_as_json_says_what_a_run_would_refuse(folder):
     (folder.path / "in/b.parquet").unlink()
     status, out, _ = folder.farol("plan", "job.yaml", "--json")
     assert status == 0 and "1 output has no input any more" in json.loads(out)["refused"]
+    assert "note: a run would refuse this: sink.gone: 1 output has" in folder.farol("plan", "job.yaml")[1]
+
+
+def test_a_plan_says_that_a_strange_file_would_be_lost(folder):
+    folder.data("../out/a.parquet", x=[1])
+    out = folder.farol("plan", "job.yaml")[1]
+    assert f"note: a run would refuse this: sink.path: {folder.path}/out/a.parquet was not written by Farol" in out
+
+
+def test_a_plan_shows_what_is_new_before_what_it_moves(folder):
+    folder.job(*ZSCORE)
+    run(folder.path / "job.yaml")
+    for i in range(25):
+        folder.data(f"a{i:02}.parquet", x=[1])
+    run(folder.path / "job.yaml")
+    folder.data("z.parquet", x=[1])
+    lines = folder.farol("plan", "job.yaml")[1].splitlines()
+    assert lines[2].split() == ["z.parquet", "new"] and "8 more; --all shows them" in lines
+
+
+def test_a_table_is_told_with_its_columns(folder):
+    more = "    over: batch\n    apply: pool\n"
+    folder.job("source:", "source:", more=more)
+    table = f"table: {folder.path}/out.pooled/high.parquet: batch (String), rows (Int64), weight_sum (Float64), "
+    for command in ("plan", "check"):
+        lines = folder.farol(command, "job.yaml")[1].splitlines()
+        assert "adds: high_weight (Float64)" in lines and table + "x_pooled (Float64)" in lines
+    folder.job("sink: {", "sink: {columns: none, ", more=more)
+    run(folder.path / "job.yaml")
+    out = folder.farol("check", "job.yaml")[1]
+    assert "adds:" not in out and table in out
+    written = pl.read_parquet(folder.path / "out.pooled/high.parquet").schema
+    assert list(written.items()) == [("batch", pl.String), ("rows", pl.Int64), ("weight_sum", pl.Float64),
+                                     ("x_pooled", pl.Float64)]  # fmt: skip
 
 
 def test_a_long_plan_is_cut_unless_all_is_asked_for(folder):
@@ -283,7 +317,7 @@ def test_an_environment_variable_that_is_not_set(folder, refused):
     assert said.startswith("job.yaml:3:14: ") and "FAROL_NOT_SET" in said
 
 
-@pytest.mark.parametrize("sql", ["x - AVG(x)", "x - SUM(x) OVER ()", "NOW()", "LAG(x)"])
+@pytest.mark.parametrize("sql", ["x - AVG(x)", "x - SUM(x) OVER ()", "NOW()", "LAG(x)", "rank (x)"])
 def test_an_expression_that_looks_beyond_its_row(folder, refused, sql):
     folder.job("key: x\n    score: {kind: threshold, above: 5}", f'score: {{kind: expression, sql: "{sql}"}}')
     assert refused(2, "run", "job.yaml").startswith("job.yaml:6:36: attention[0].score.sql: ")

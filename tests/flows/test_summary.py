@@ -85,3 +85,9 @@ def test_a_wide_frame_keeps_its_names_and_values(capsys):
     show.frame(pl.DataFrame({f"a_long_column_name_{i}": [1234567.0] for i in range(30)}), [])
     said = capsys.readouterr().out
     assert "a_long_column_name_29" in said and said.count("1.23457e+06") == 30
+
+
+def test_rows_that_do_not_fit_are_counted(capsys):
+    show.frame(pl.DataFrame({"a": ["x" * 70] * 5, "b": ["y" * 100] * 5}), [])
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 3 and lines[-1] == "4 of 5 rows more, which do not fit beside each other"
