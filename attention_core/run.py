@@ -88,6 +88,11 @@ class Run:
         """This run, telling another how far it is."""
         return replace(self, watch=watch)
 
+    def located(self, what: str, at: tuple[str, ...]) -> JobError:
+        """What is wrong with an entry of the job, and where that stands, if it stands anywhere."""
+        where, entry = self.where(at), ".".join(at)
+        return JobError(what, at) if where == entry else JobError(f"{where}: {entry}: {what}")
+
     def current(self) -> Run:
         """This run, or one over what there is by now, where another has published since it was opened."""
         if self.place.said() == self.seen:
@@ -516,7 +521,7 @@ class Run:
         known = _inputs(self.place.last())  # what is damaged there is to be made again
         for path in (self.place.output(name) for name in names if name not in known):
             if path.exists() and Footer.read(path) is None:
-                raise JobError(f"{path} {FOREIGN}", ("sink", "path"))
+                raise self.located(f"{path} {FOREIGN}", ("sink", "path"))
 
     def record(self, outcome: Mapping[str, Any]) -> None:
         """Writes what happened to the work folder's history of runs."""
@@ -715,18 +720,14 @@ def refuse_gone(run: Run, plan: Plan) -> None:
         JobError: unless `sink.gone` says what becomes of them; always for what Farol did not write.
     """
     if plan.gone and run.job.sink.gone == "refuse":
-        raise JobError(
+        raise run.located(
             f"{len(plan.gone):,} {'output has' if len(plan.gone) == 1 else 'outputs have'} no input any more, "
             f"the first of them {plan.gone[0]}; if the source is whole, sink.gone: remove takes them out of the sink, "
             "and keep leaves them there",
             ("sink", "gone"),
         )
-
     if plan.strange:
-        raise JobError(
-            f"{run.place.output(plan.strange[0])} {FOREIGN}",
-            ("sink", "path"),
-        )
+        raise run.located(f"{run.place.output(plan.strange[0])} {FOREIGN}", ("sink", "path"))
 
 
 def _short(value: float | None) -> str:

@@ -151,13 +151,14 @@ def test_a_plan_as_json_says_what_a_run_would_refuse(folder):
     (folder.path / "in/b.parquet").unlink()
     status, out, _ = folder.farol("plan", "job.yaml", "--json")
     assert status == 0 and "1 output has no input any more" in json.loads(out)["refused"]
-    assert "note: a run would refuse this: sink.gone: 1 output has" in folder.farol("plan", "job.yaml")[1]
+    assert "note: a run would refuse this: job.yaml:3:7: sink.gone: 1 output has" in folder.farol("plan", "job.yaml")[1]
 
 
 def test_a_plan_says_that_a_strange_file_would_be_lost(folder):
     folder.data("../out/a.parquet", x=[1])
     out = folder.farol("plan", "job.yaml")[1]
-    assert f"note: a run would refuse this: sink.path: {folder.path}/out/a.parquet was not written by Farol" in out
+    said = f"job.yaml:3:14: sink.path: {folder.path}/out/a.parquet was not written by Farol"
+    assert f"note: a run would refuse this: {said}" in out and said in folder.farol("run", "job.yaml")[2]
 
 
 def test_a_plan_shows_what_is_new_before_what_it_moves(folder):
