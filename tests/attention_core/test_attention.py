@@ -9,7 +9,7 @@ import pytest
 import torch
 from polars.testing import assert_frame_equal
 
-from attention_core.attention import attend
+from attention_core.attention import FramePart, Look, attend
 from attention_core.errors import DataError, JobError
 from attention_core.frozen import Frozen
 from attention_core.job import Rule
@@ -328,3 +328,17 @@ def test_a_kind_of_ones_own(form):
     assert again["more_weight"].to_list()[:3] == [0, 1, None]
     with pytest.raises(JobError, match="score"):
         attend(f, [{"key": "x", "score": Halved()}])
+
+
+def test_what_several_keep_while_they_read_stays_within_the_space():
+    """Chunks of 80 bytes; the space of five of them, for two parts of four."""
+    look = Look((), fitting=True, space=400)
+    parts = [FramePart(pl.DataFrame({"x": np.arange(40.0)}), name) for name in "ab"]
+    readers, left = [look.chunks(part, ["x"], 10) for part in parts], []
+    for one in [0, 1, 0, 1, 0, 1, 0, 1]:
+        next(readers[one])
+        left.append(look.space)
+    assert left == [320, 240, 160, 80, 0, 160, 80, 80]  # the second finds no room for its third, and lets go of two
+    assert [next(reader, None) for reader in readers] == [None, None] and list(look.read) == ["a"]
+    again = pl.concat(chunk for _, chunk in look.chunks(parts[0], ["x"], 7))
+    assert again.equals(parts[0].frame) and look.space == 80
