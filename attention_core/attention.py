@@ -6,7 +6,7 @@ import re
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -277,8 +277,10 @@ class Look:
         names = [self._name(part, ask, statistics) for ask in local]
         states = [self.states.get(name, ask.question) for name, ask in zip(names, asks, strict=True)]
         new = [i for i, state in enumerate(states) if state is None]
-        with self._steadily(part) if new else nullcontext():
-            found = self._answers(part, [local[i] for i in new], statistics) if new else []
+        found: list[Any] = []
+        if new:
+            with self._steadily(part):
+                found = self._answers(part, [local[i] for i in new], statistics)
         for i, state in zip(new, found, strict=True):
             states[i] = moved(state, CPU)
             if state is not None:

@@ -122,7 +122,7 @@ class Batch:
             if own is None:
                 lazy = self._scan().rename({c: in_file(c) for c in self.partitions}, strict=False)
             else:  # a frame has as many rows as its columns, so there must be one
-                lazy = self._scan().select(own) if own else self._rows()
+                lazy = self._scan().select(own) if own else self._numbered()
             start, folders = 0, self._partition_columns(absent)
             for frame in lazy.collect_batches(chunk_size=rows, maintain_order=True):
                 if old:
@@ -135,7 +135,7 @@ class Batch:
             if not start:
                 yield 0, self._as_agreed(lazy.limit(0).collect()).with_columns(folders)
 
-    def _rows(self) -> pl.LazyFrame:
+    def _numbered(self) -> pl.LazyFrame:
         """As many rows as there are, of a column that is none of the file's."""
         name = max([_ROW, *(f"{own}#" for own in self.own())], key=len)
         return self._scan(row_index_name=name).select(name)

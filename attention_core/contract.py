@@ -46,8 +46,8 @@ class Rows:
 
     @cached_property
     def bounds(self) -> Tensor:
-        """The smallest and the largest x, (2,); both NaN where one is. There must be rows."""
-        return torch.stack(self.x.aminmax())
+        """The smallest and the largest x, (2,), both NaN where one is; (0,) of no rows."""
+        return torch.stack(self.x.aminmax()) if self.x.numel() else self.x.new_empty(0)
 
     @property
     def single(self) -> bool:

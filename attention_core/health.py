@@ -162,7 +162,7 @@ def _bin(weight: float) -> int:
 def _binned(w: Tensor, low: float) -> dict[int, int]:
     """How many weights lie in each bin: the first bits of numbers that are ordered as the weights are."""
     keys = key_of(w) if low < 0 else (w if low > 0 else w + 0.0).view(torch.int64)  # in which -0.0 is far from 0.0
-    first, bins = (-BINS // 2, keys >> COARSE) if low < 0 else (0, keys >> COARSE)
+    bins, first = keys >> COARSE, -BINS // 2 if low < 0 else 0
     counts = torch.bincount(bins - first if first else bins)
     there = counts.nonzero()[:, 0]
     return dict(zip((there + first).tolist(), counts[there].tolist(), strict=True))

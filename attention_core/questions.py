@@ -17,7 +17,7 @@ from torch import Tensor
 
 from attention_core.contract import Question, Rows, State
 from attention_core.errors import DataError
-from attention_core.sums import Sums, placed, top_of
+from attention_core.sums import Sums, magnitude, placed, top_of
 
 __all__ = ["Both", "Count", "Counts", "Extent", "Extents", "Infinite", "Largest", "Pair", "Sum", "Sums", "Term"]
 
@@ -114,12 +114,12 @@ class Sum(Term):
     """The sum of the numbers themselves; an infinite one is an error."""
 
     def term(self, rows: Rows) -> Tensor:
-        if not math.isfinite(magnitude(rows)):
+        if not math.isfinite(magnitude(rows.bounds)):
             raise Infinite
         return rows.x
 
     def top(self, rows: Rows) -> int | None:
-        return top_of(magnitude(rows)) if rows.single else None
+        return top_of(magnitude(rows.bounds)) if rows.single else None
 
 
 class Both(Question[Pair]):
@@ -145,11 +145,6 @@ def both(*questions: Question[Any]) -> Question[Any]:
 def parts(state: State) -> list[Any]:
     """The answers to `both`, in its order."""
     return [state.first, *parts(cast(State, state.second))] if isinstance(state, Pair) else [state]
-
-
-def magnitude(rows: Rows) -> float:
-    """The largest of |x|; 0 of nothing."""
-    return float(rows.bounds.abs().amax()) if rows.x.numel() else 0.0
 
 
 def refused(rows: Rows, bad: Tensor, what: str) -> None:

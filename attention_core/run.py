@@ -77,6 +77,7 @@ class Run:
     given: Published | None = None  # the statistics that are applied, where they are not asked for
     seen: str = ""  # what was published when this was opened
     where: Callable[[tuple[str, ...]], str] = ".".join  # where an entry of the job stands, for people
+    located: Callable[[JobError], JobError] = lambda error: error  # the error with that
     stop: threading.Event = field(default_factory=threading.Event)
     watch: Watch = field(default_factory=Watch)
     began: float = field(default_factory=time.time)
@@ -88,18 +89,12 @@ class Run:
         """This run, telling another how far it is."""
         return replace(self, watch=watch)
 
-    def located(self, what: str, at: tuple[str, ...]) -> JobError:
-        """What is wrong with an entry of the job, and where that stands, if it stands anywhere."""
-        where, entry = self.where(at), ".".join(at)
-        return JobError(what, at) if where == entry else JobError(f"{where}: {entry}: {what}")
-
     def current(self) -> Run:
         """This run, or one over what there is by now, where another has published since it was opened."""
         if self.place.said() == self.seen:
             return self
-        return replace(
-            Run.of(self.job, stop=self.stop, watch=self.watch, began=self.began, where=self.where), place=self.place
-        )
+        how = {name: getattr(self, name) for name in ("stop", "watch", "began", "where", "located")}
+        return replace(Run.of(self.job, **how), place=self.place)
 
     def __post_init__(self) -> None:
         self.states = States(self.place.work / "states")
@@ -521,7 +516,7 @@ class Run:
         known = _inputs(self.place.last())  # what is damaged there is to be made again
         for path in (self.place.output(name) for name in names if name not in known):
             if path.exists() and Footer.read(path) is None:
-                raise self.located(f"{path} {FOREIGN}", ("sink", "path"))
+                raise self.located(JobError(f"{path} {FOREIGN}", ("sink", "path")))
 
     def record(self, outcome: Mapping[str, Any]) -> None:
         """Writes what happened to the work folder's history of runs."""
@@ -663,7 +658,7 @@ def opened(path: str | Path, overrides: Sequence[str] = (), **how: Any) -> Run:
     """
     loaded = load(Path(path), Job, overrides)
     try:
-        return Run.of(loaded.value, where=loaded.where, **how)
+        return Run.of(loaded.value, where=loaded.where, located=loaded.located, **how)
     except JobError as error:
         raise loaded.located(error) from None
 
@@ -720,14 +715,14 @@ def refuse_gone(run: Run, plan: Plan) -> None:
         JobError: unless `sink.gone` says what becomes of them; always for what Farol did not write.
     """
     if plan.gone and run.job.sink.gone == "refuse":
-        raise run.located(
+        what = (
             f"{len(plan.gone):,} {'output has' if len(plan.gone) == 1 else 'outputs have'} no input any more, "
             f"the first of them {plan.gone[0]}; if the source is whole, sink.gone: remove takes them out of the sink, "
-            "and keep leaves them there",
-            ("sink", "gone"),
+            "and keep leaves them there"
         )
+        raise run.located(JobError(what, ("sink", "gone")))
     if plan.strange:
-        raise run.located(f"{run.place.output(plan.strange[0])} {FOREIGN}", ("sink", "path"))
+        raise run.located(JobError(f"{run.place.output(plan.strange[0])} {FOREIGN}", ("sink", "path")))
 
 
 def _short(value: float | None) -> str:

@@ -52,8 +52,7 @@ def row_expression(sql: str) -> pl.Expr:
         word = clock[0].strip(' ("')
         raise ValueError(f"{sql!r} looks at {word}, which is not of the row; write the value itself")
     if window := _WINDOW.search(bare):
-        word = window[0].strip(' ("')
-        raise ValueError(f"{sql!r} looks beyond its row ({word}); ask a rule above for what is known of the scope")
+        raise _beyond(sql, window[0].strip(' ("'))
     try:
         expression = pl.sql_expr(sql)
         tree = json.loads(expression.meta.serialize(format="json"))
@@ -64,8 +63,12 @@ def row_expression(sql: str) -> pl.Expr:
             raise
         raise ValueError(f"{sql!r} is not a Polars SQL expression") from None
     if (beyond := _beyond_its_row(tree)) is not None:
-        raise ValueError(f"{sql!r} looks beyond its row ({beyond}); ask a rule above for what is known of the scope")
+        raise _beyond(sql, beyond)
     return expression
+
+
+def _beyond(sql: str, what: str) -> ValueError:
+    return ValueError(f"{sql!r} looks beyond its row ({what}); ask a rule above for what is known of the scope")
 
 
 def columns_of(sql: str) -> list[str]:

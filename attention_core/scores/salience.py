@@ -10,9 +10,9 @@ from torch import Tensor
 from attention_core.contract import Fit, Rows
 from attention_core.frozen import Frozen
 from attention_core.kinds import Score
-from attention_core.questions import Count, Extent, Extents, Sum, Term, both, magnitude, parts
+from attention_core.questions import Count, Extent, Extents, Sum, Term, both, parts
 from attention_core.selection import median_and_deviation
-from attention_core.sums import top_of
+from attention_core.sums import magnitude, top_of
 
 ROBUST = (
     "robust_zscore needs a finite median and deviation, and half of the keys are infinite or too far apart; mask them"
@@ -36,7 +36,7 @@ class Squares(Term):
         return rows.x.clamp(-LARGE, LARGE).square_()
 
     def top(self, rows: Rows) -> int | None:
-        return top_of(min(magnitude(rows), LARGE) ** 2) if rows.single else None
+        return top_of(min(magnitude(rows.bounds), LARGE) ** 2) if rows.single else None
 
 
 class SquaresAbout(Term):

@@ -159,6 +159,8 @@ def test_a_plan_says_that_a_strange_file_would_be_lost(folder):
     out = folder.farol("plan", "job.yaml")[1]
     said = f"job.yaml:3:14: sink.path: {folder.path}/out/a.parquet was not written by Farol"
     assert f"note: a run would refuse this: {said}" in out and said in folder.farol("run", "job.yaml")[2]
+    out = folder.farol("plan", "job.yaml", "--set", f"sink.path={folder.path}/out")[1]
+    assert f"refuse this: --set sink.path: {folder.path}/out/a.parquet was not written by Farol" in out
 
 
 def test_a_plan_shows_what_is_new_before_what_it_moves(folder):
