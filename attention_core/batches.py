@@ -194,14 +194,14 @@ class Batch:
         beyond = [column.name for column in frame.get_columns() if _latest(column) == _BEYOND]
         if beyond:
             said = dict.fromkeys(beyond, "INT96, some of it outside the years 1677 to 2262 of nanoseconds")
-            raise DataError(f"{self.path}: {_cannot(said, 'read')}")
+            raise DataError(f"{self.path}: {cannot(said, 'read')}")
 
     def _unreadable(self, columns: Sequence[str] | None) -> str:
         """Which of the columns cannot be read; each is tried alone."""
         lazy, rows, types = self._scan(), self.rows(), self.arrow_schema()
         tried = lazy.collect_schema().names() if columns is None else columns
         wrong = [n for n in tried if _fails(lambda n=n: lazy.select(n).collect().height == rows)]  # type: ignore[misc]
-        return f"{self.path}: {_cannot({n: types.field(n).type for n in wrong}, 'read')}" if wrong else ""
+        return f"{self.path}: {cannot({n: types.field(n).type for n in wrong}, 'read')}" if wrong else ""
 
     def _foreign(self) -> str:
         """Which column keeps Polars from opening the file."""
@@ -302,8 +302,7 @@ def write(
     """
     carried = frozenset[str]() if source is None else source.carried
     own, new, casts = _kept(like, schema, carried)
-    exact, written = _shapes(own, new)
-    exact = pa.schema([own.field(n) if n in carried else exact.field(n) for n in schema], exact.metadata)
+    exact, written = _exact(own, new, schema, carried)
     last, rows, whole = pl.DataFrame(), 0, False
 
     def counted() -> Iterator[pl.DataFrame]:
@@ -323,7 +322,7 @@ def write(
 
     def unwritable() -> str:
         wrong = [n for n in last.columns if _fails(lambda n=n: alone(n))]  # type: ignore[misc]
-        return f"{like.path}: {_cannot({n: exact.field(n).type for n in wrong}, WRITTEN)}" if wrong else ""
+        return f"{like.path}: {cannot({n: exact.field(n).type for n in wrong}, WRITTEN)}" if wrong else ""
 
     target.parent.mkdir(parents=True, exist_ok=True)
     with reading(target, "cannot be written", unwritable):
@@ -344,9 +343,22 @@ def write(
             _opened(target)
 
 
-def refuse_unwritable(like: Batch, schema: Mapping[str, pl.DataType], carried: frozenset[str]) -> None:
-    """Refuses what `write` would, by the types alone: before any work."""
-    _kept(like, schema, carried)
+def output_schema(like: Batch, schema: Mapping[str, pl.DataType], carried: frozenset[str]) -> pa.Schema:
+    """What Arrow will read from what is written.
+
+    Raises:
+        DataError: where `write` would, by the types alone: before any work.
+    """
+    own, new, _ = _kept(like, schema, carried)
+    return _exact(own, new, schema, carried)[0]
+
+
+def _exact(
+    own: pa.Schema, new: Mapping[str, pl.DataType], schema: Mapping[str, pl.DataType], carried: frozenset[str]
+) -> tuple[pa.Schema, pa.Schema]:
+    """How Arrow reads all columns, and how Polars must write those that are encoded for that."""
+    exact, written = _shapes(own, new)
+    return pa.schema([own.field(n) if n in carried else exact.field(n) for n in schema], exact.metadata), written
 
 
 def _kept(
@@ -363,7 +375,7 @@ def _kept(
         it = "it as it lies" if len(lost) == 1 else "them as they lie"
         copied = len(whole) == len(lost) and len(set(whole.values())) == 1
         or_copied = f"; sink.compression: {whole[lost[0]]} copies {it} there" if copied else ""
-        raise DataError(f"{like.path}: {_cannot({n: own.field(n).type for n in lost}, WRITTEN)}{or_copied}")
+        raise DataError(f"{like.path}: {cannot({n: own.field(n).type for n in lost}, WRITTEN)}{or_copied}")
     return own, new | casts, casts
 
 
@@ -473,7 +485,7 @@ def _column(name: str, dtype: Any) -> str:
     return f"column {name!r} ({said if len(said) <= 100 else said[:99] + '…'})"
 
 
-def _cannot(types: Mapping[str, Any], what: str) -> str:
+def cannot(types: Mapping[str, Any], what: str) -> str:
     """That columns cannot be carried, and how to do without them."""
     said = ", ".join(_column(name, dtype) for name, dtype in types.items())
     out = json.dumps(list(types), ensure_ascii=False)

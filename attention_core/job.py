@@ -440,7 +440,7 @@ class Sink(Frozen):
     columns: all, added (the new ones alone), none (no rows, pooled tables alone), a list, or {except: [columns]}.
     compression: of the files that are written.
     gone: what becomes of outputs whose input is gone: refuse (the run stops), keep, or remove.
-    format: of the files that are written.
+    format: parquet, a folder of files; or delta, a Delta Lake table: one commit a run, older versions stay readable.
     work: the folder for what is Farol's own, beside the sink unless given.
     """
 
@@ -448,7 +448,7 @@ class Sink(Frozen):
     columns: Literal["all", "added", "none"] | tuple[str, ...] | Except = "all"
     compression: Compression = "zstd"
     gone: Literal["refuse", "keep", "remove"] = "refuse"
-    format: Literal["parquet"] = "parquet"
+    format: Literal["parquet", "delta"] = "parquet"
     work: Place | None = None
 
     @field_validator("path", "work")

@@ -7,10 +7,11 @@ import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Generic, TypeVar, cast
 
+from attention_core.delta import LOG, Commit, Table, placed, refuse_table
 from attention_core.errors import DataError, FarolError, JobError
 from attention_core.hold import Check, Lease, held, unfinished
 from attention_core.stores import Moved, Remote, Where, at_once, remove
@@ -26,6 +27,7 @@ class Place(Generic[P]):
     sink: P
     work: P
     run: str = "0"  # the name of this run's own folder in staging, so that one that was replaced finds nothing to move
+    delta: Table | None = None  # that the sink is, where it is no plain folder of files
 
     @property
     def staging(self) -> P:
@@ -41,7 +43,8 @@ class Place(Generic[P]):
         return self.staged(name) if isinstance(self.work, Remote) else self.staging / f"{name}.part"
 
     def output(self, name: str) -> P:
-        return self.sink / name
+        """Where an output lies."""
+        return self.sink / name if self.delta is None else cast(P, self.delta.path(name))
 
     @property
     def pooled(self) -> P:
@@ -122,11 +125,24 @@ class Place(Generic[P]):
 
     def outputs(self) -> list[str]:
         """The names of all files in the sink."""
+        if self.delta is not None:
+            return sorted(self.delta.live())
         if not self.sink.is_dir():
             return []
         if isinstance(self.sink, Remote):
             return sorted(f.relative_to(self.sink).as_posix() for f in self.sink.rglob("*.parquet"))
         return sorted(f.relative_to(self.sink).as_posix() for f in self.sink.rglob("*.parquet") if f.is_file())
+
+    def suits(self) -> None:
+        """Refuses a sink that is a table where files are wanted, or holds files where a table is.
+
+        Raises:
+            JobError: saying which.
+        """
+        if self.delta is None:
+            refuse_table(self.sink)
+        else:
+            self.delta.checked()
 
     def checked(self) -> Place[P]:
         """This place, if staged files can be renamed into it, or objects copied.
@@ -159,6 +175,8 @@ class Place(Generic[P]):
         with writing(self.work):
             self.work.mkdir(parents=True, exist_ok=True)
         with held(self.lock, self.sink) as check:
+            if self.delta is not None:
+                self.delta.forget()
             with writing(self.sink):
                 if isinstance(self.work, Remote):
                     self._finish(check)
@@ -195,15 +213,17 @@ class Place(Generic[P]):
         removes: Sequence[str],
         published: Mapping[str, Any],
         tables: Sequence[str] = (),
+        commit: Commit | None = None,
     ) -> None:
         """Renames staged outputs into their places, or copies them; if interrupted, the next run finishes it.
 
-        check: that this run still holds the sink.
+        check: that this run still holds the sink. commit: what they become in a table.
         """
         with writing(self.sink):
             if moves:
                 self.sink.mkdir(parents=True, exist_ok=True)
-            told = {"moves": list(moves), "removes": list(removes), "tables": list(tables), "run": self.run}
+            told: dict[str, Any] = {"moves": list(moves), "removes": list(removes), "tables": list(tables)}
+            told |= {"run": self.run, "commit": None if commit is None else asdict(commit)}
             check()
             if isinstance(self.work, Remote):
                 assert isinstance(check, Lease)
@@ -220,25 +240,40 @@ class Place(Generic[P]):
         if not self.journal.is_file():
             return
         told, folders = _told(self.journal), {self.sink}
+        commit = _commit(told)
         for name in told["moves"]:
             check()
-            _moved(self.staged(name), self.output(name))
-            folders |= {p for p in self.output(name).parents if p.is_relative_to(self.sink)}
+            to = self._target(name, told["run"], commit)
+            _moved(self.staged(name), to)
+            folders |= {p for p in to.parents if p.is_relative_to(self.sink)}
         for rule in told["tables"]:
             check()
             _moved(self.staged_table(rule), self.table(rule))
             folders.add(self.table(rule).parent)
-        for name in told["removes"]:
+        for name in told["removes"] if commit is None else ():  # older versions of a table keep their files
             check()
-            self.output(name).unlink(missing_ok=True)
-            folders.add(_without_empty(self.output(name).parent, self.sink))
+            (self.sink / name).unlink(missing_ok=True)
+            folders.add(_without_empty((self.sink / name).parent, self.sink))
         for folder in folders:
             if folder.is_dir():
                 _sync(folder)
         check()
+        if commit is not None:
+            self._commit(commit, told)
         write_whole(self.published, json.dumps(told["published"], indent=1, sort_keys=True))
         self.sweep()
         self.journal.unlink()  # last: until then the next run does all this again
+
+    def _target(self, name: str, run: str, commit: Commit | None) -> P:
+        """Where a run's output of a batch goes."""
+        return self.sink / (name if commit is None else placed(name, run, commit.by))
+
+    def _commit(self, commit: Commit, told: Mapping[str, Any]) -> None:
+        """Makes what was moved the table's newest version."""
+        (self.delta or Table(self.sink)).commit(told["run"], told["moves"], told["removes"], commit)
+        if isinstance(self.sink, Path):  # the library leaves that to the system
+            _sync(max((self.sink / LOG).glob("*.json")))
+            _sync(self.sink / LOG)
 
     def left(self) -> bool:
         """Whether a run left something behind that nothing new would sweep away."""
@@ -288,12 +323,16 @@ class Place(Generic[P]):
 
         def unlink(name: str) -> None:
             lease()
-            self.output(name).unlink(missing_ok=True)
+            (self.sink / name).unlink(missing_ok=True)
 
-        outputs = [(by.staged(name), self.output(name)) for name in told["moves"]]
+        commit = _commit(told)
+        outputs = [(by.staged(name), self._target(name, told["run"], commit)) for name in told["moves"]]
         tables = [(by.staged_table(rule), self.table(rule)) for rule in told["tables"]]
         at_once(copy, outputs + tables, self.sink)
-        at_once(unlink, told["removes"], self.sink)
+        at_once(unlink, told["removes"] if commit is None else [], self.sink)
+        if commit is not None:
+            lease.renew()
+            self._commit(commit, told)
         _replaced(self.published, json.dumps(told["published"], indent=1, sort_keys=True), lease)
         for other in (self.work / "statistics").iterdir():
             if other.name != told["published"].get("fitted"):
@@ -341,10 +380,16 @@ def _told(journal: Path) -> dict[str, Any]:
         names = [*told["moves"], *told["removes"], *(f"{rule}.parquet" for rule in told["tables"])]
         if not (isinstance(told["published"], dict) and isinstance(told["run"], str)) or any(map(_outside, names)):
             raise ValueError
+        _commit(told)
     except (ValueError, KeyError, TypeError):
         what = "is damaged; move it away: the outputs themselves say what is done"
         raise DataError(f"{journal}: {what}") from None
     return told
+
+
+def _commit(told: Mapping[str, Any]) -> Commit | None:
+    """What a journal tells of a table; one of before there were tables tells nothing."""
+    return Commit(**told["commit"]) if told.get("commit") else None
 
 
 def _outside(name: Any) -> bool:
@@ -396,8 +441,8 @@ def _existing(path: Path) -> Path:
     return next(p for p in (path, *path.parents) if p.exists())
 
 
-def _sync(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
     finally:

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, cast, get_args
 
 import polars as pl
+import pyarrow as pa
 
 from attention_core import batches, devices
 from attention_core.attention import (
@@ -40,6 +41,7 @@ from attention_core.attention import (
 )
 from attention_core.batches import Batch, Compression
 from attention_core.columns import elements
+from attention_core.delta import Commit, Table, schema_of, unknown
 from attention_core.errors import DataError, ExpectationMissed, JobError, SinkBusy, Unreadable
 from attention_core.frozen import digest
 from attention_core.head import Head, Notice, merged
@@ -60,6 +62,7 @@ from attention_core.work import Each, Watch, threads
 SPLIT_ROWS = 1 << 20
 FREE_SHARE = 4  # this part of the free memory may hold what a pass read, for the next
 KEPT = 128 << 20  # bytes of it, at most, where they were read from files
+_ARROW = {pl.Int64: pa.int64(), pl.Date: pa.date32(), pl.String: pa.string()}  # of what folders say
 FOREIGN = "was not written by Farol, and would be lost; name a folder of its own, or move the file away"
 
 
@@ -117,7 +120,9 @@ class Run:
         Raises:
             JobError: where the source, the sink and the rules do not fit each other.
         """
-        place = Place[Any](job.sink.path, job.work(), secrets.token_hex(4))
+        table = Table(job.sink.path) if job.sink.format == "delta" and job.sink.columns != "none" else None
+        place = Place[Any](job.sink.path, job.work(), secrets.token_hex(8), table)
+        place.suits()
         seen = place.said()
         found = find(job.source.paths(), job.source.hive)
         picked = chosen(found, job.source.where)
@@ -373,8 +378,30 @@ class Run:
             DataError: naming the columns.
         """
         if not self.rowless:
-            first = self.batches[0]
-            batches.refuse_unwritable(first, self._output_schema(), self.carried(first))
+            self._written_columns()
+            if self.place.delta is not None:
+                _ = self.table_schema
+
+    def _written_columns(self) -> pa.Schema:
+        first = self.batches[0]
+        return batches.output_schema(first, self._output_schema(), self.carried(first))
+
+    @cached_property
+    def table_schema(self) -> str:
+        """The schema of the Delta table that the sink is.
+
+        Raises:
+            DataError: naming the columns that it cannot have.
+        """
+        columns, first = self._written_columns(), self.batches[0]
+        wrong = unknown(columns)
+        if wrong:
+            raise DataError(f"{first.path}: {batches.cannot(wrong, 'kept in a Delta table as it is')}")
+        return schema_of(columns, {n: _ARROW[type(first.types[n])] for n in self.folders()})
+
+    def folders(self) -> list[str]:
+        """The columns that are in no output, but in the names of its folders."""
+        return [n for n in self.batches[0].types if n not in self.output_columns()]
 
     def passing(self) -> list[str]:
         """The columns that go from the input to the output with all their rows; none unless there are new ones too."""
@@ -396,7 +423,7 @@ class Run:
         inputs = self.hash(each)
         statistics = self.fit(each, inputs)
         planned = self.plan(inputs)
-        refuse_gone(self, planned)
+        refuse_plan(self, planned)
         todo = self.todo(planned, statistics, full, redo)
         self._split(len(todo))
         done = each("apply", lambda b: self.apply(b, statistics, inputs[b.name]), todo)
@@ -490,9 +517,36 @@ class Run:
         self._refuse_foreign([*(f.name for f in done if not self.rowless), *removes])
         if self.rowless:
             told["unwritten"] = {f.name: asdict(f) for f in footers}
-        self.place.publish(check, [] if self.rowless else [f.name for f in done], removes, told, tables)
+        moves = [] if self.rowless else [f.name for f in done]
+        self.place.publish(check, moves, removes, told, tables, self._commit(done, removes))
         if self.given is None:
             self.states.forget()
+
+    def takes(self, plan: Plan) -> None:
+        """Refuses a run whose commit would leave files of other columns in the table that the sink is."""
+        if self.place.delta is None or plan.nothing:
+            return
+        leave = {e.name for e in plan.entries if e.status != "done"}
+        leave |= set(plan.gone if self.job.sink.gone == "remove" else ())
+        stay = [name for name in self.place.outputs() if name not in leave]
+        try:
+            self.place.delta.takes(self.table_schema, self.folders(), stay)
+        except JobError as error:
+            raise self.located(error) from None
+
+    def _commit(self, done: Sequence[Footer], removes: Sequence[str]) -> Commit | None:
+        """What publishing this makes of the table, if the sink is one."""
+        if self.place.delta is None or not (done or removes):
+            return None
+        values = {b.name: {n: _partition(b.partitions.get(n)) for n in self.folders()} for b in self.batches}
+        return Commit(
+            self.place.delta.next(),
+            self.table_schema,
+            self.folders(),
+            {f.name: values[f.name] for f in done},
+            {f.name: f.rows for f in done},
+            self.job.name,
+        )
 
     def _keep(self, statistics: Statistics, inputs: Mapping[str, Fingerprint]) -> str:
         """Keeps the statistics beside the sink, and gives their id."""
@@ -676,7 +730,7 @@ def execute(
     if redo is not None and not any(fnmatch(b.name, redo) for b in run.batches):
         raise JobError(f"--redo {redo}: no batch has such a name; the first is {run.batches[0].name}")
     plan = plan or run.plan()
-    refuse_gone(run, plan)
+    refuse_plan(run, plan)
     if plan.nothing and not full and redo is None:
         if run.place.left():
             with suppress(SinkBusy), run.place.held():
@@ -708,8 +762,8 @@ def as_json(value: Any) -> str:
     return json.dumps(plain(value), indent=2, allow_nan=False, default=str)
 
 
-def refuse_gone(run: Run, plan: Plan) -> None:
-    """Stops a run before it reads, where outputs have lost their input, or are none of Farol's.
+def refuse_plan(run: Run, plan: Plan) -> None:
+    """Stops a run before it reads, where outputs have lost their input, are none of Farol's, or have other columns.
 
     Raises:
         JobError: unless `sink.gone` says what becomes of them; always for what Farol did not write.
@@ -723,6 +777,12 @@ def refuse_gone(run: Run, plan: Plan) -> None:
         raise run.located(JobError(what, ("sink", "gone")))
     if plan.strange:
         raise run.located(JobError(f"{run.place.output(plan.strange[0])} {FOREIGN}", ("sink", "path")))
+    run.takes(plan)
+
+
+def _partition(value: Any) -> str | None:
+    """A folder's value as Delta writes it: a whole number, a date or a text."""
+    return None if value is None else str(value)
 
 
 def _short(value: float | None) -> str:

@@ -14,6 +14,7 @@ from urllib.parse import unquote
 import polars as pl
 
 from attention_core.batches import Batch
+from attention_core.delta import within_table
 from attention_core.errors import DataError, JobError
 from attention_core.stores import Remote, Where, located
 
@@ -78,6 +79,9 @@ def _files(path: str) -> tuple[Where, Sequence[Where]]:
             next(root.found(), None)  # a bucket that is not there says so
     except FileNotFoundError as error:
         raise JobError(str(error), AT) from None
+    if not root.is_file() and within_table(root):
+        what = f"{path} is a Delta table or part of one, where files of older versions lie too"
+        raise JobError(f"{what}; write its newest out as Parquet, or name the files", AT)
     if root != located(path):
         files = [f for f in _matching(path, root) if not _farols(f, root)]
         if not files:

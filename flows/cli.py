@@ -77,14 +77,14 @@ def run(
     Where nothing is new, it says so and ends without starting Prefect. Killed at any moment, the next run ends as if
     nothing had happened.
     """
-    from attention_core.run import execute, opened, refuse_gone
+    from attention_core.run import execute, opened, refuse_plan
     from flows import show
 
     own = {"device": device, "chunk_rows": chunk_rows, "workers": workers}
     overrides = [*set, *(f"{entry}={value}" for entry, value in own.items() if value is not None)]
     opening = opened(job, overrides)
     plan = opening.plan()
-    refuse_gone(opening, plan)
+    refuse_plan(opening, plan)
     if plan.nothing and not full and redo is None and not _server():
         record = execute(opening).plain()
     else:
@@ -110,14 +110,14 @@ def plan(
     """Says what a run would do, and why. Reads footers only, and writes nothing."""
     from dataclasses import asdict
 
-    from attention_core.run import opened, refuse_gone
+    from attention_core.run import opened, refuse_plan
     from flows import show
 
     opening, refused = opened(job, set), None
     found = opening.plan()
     try:
-        refuse_gone(opening, found)
-    except JobError as error:
+        refuse_plan(opening, found)
+    except FarolError as error:
         refused = str(error)
     if json:
         entries = [{"batch": e.name, "status": e.status, "why": e.why} for e in found.entries]

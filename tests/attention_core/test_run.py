@@ -411,7 +411,7 @@ def test_weights_sum_to_one_over_all_files(cut, undisturbed):
 KILLED = """
 import json, os, shutil, signal, sys
 from pathlib import Path
-from attention_core import run
+from attention_core import delta, run
 
 steps, last = 0, None
 
@@ -437,7 +437,7 @@ def killed(job, at):
     last = at
     child = os.fork()
     if not child:
-        for owner, name in ((os, "replace"), (Path, "unlink"), (shutil, "rmtree")):
+        for owner, name in ((os, "replace"), (Path, "unlink"), (shutil, "rmtree"), (delta.Table, "commit")):
             counted(owner, name)
         run.run(job, watch=Watch())
         os._exit(0)

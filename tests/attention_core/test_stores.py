@@ -19,11 +19,13 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from deltalake import DeltaTable
 from test_hold import goes_on_and_is_refused, stopped_writer
 from test_run import DOUBLE, EVERY, ROOT, SOFTMAX, Folder, bits, frame, table_bits
 
 from attention_core import batches, devices, hold, search, stores
 from attention_core.attention import attend
+from attention_core.delta import Table
 from attention_core.errors import DataError, FarolError, JobError, SinkBusy
 from attention_core.run import opened
 from attention_core.stores import Remote
@@ -122,6 +124,36 @@ class Bucket(Folder):
 @pytest.fixture
 def folder(tmp_path, bucket):
     return Bucket(tmp_path, bucket)
+
+
+def table_of(folder):
+    """The outputs of a Delta table in the bucket, by batch, and its version."""
+    objects, live = folder.objects(), Table(folder.bucket / "out").live()
+    rows = {name: table_bits(pq.read_table(pa.BufferReader(objects[path]))) for name, path in live.items()}
+    return rows, DeltaTable(f"{folder.bucket}/out").version()
+
+
+def test_a_delta_table_in_a_bucket_is_one_version_a_run_also_where_one_was_cut_short(folder, monkeypatch):
+    folder.job(*EVERY, sink={"format": "delta"})
+    for i in range(2):
+        folder.put(f"m={i}/a b.parquet", frame(50, i))
+    commit = Table.commit
+    for after in (False, True):  # killed right before a commit, and right after one
+
+        def cut_short(*given, after=after):
+            if after:
+                commit(*given)
+            raise KeyboardInterrupt
+
+        with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+            patched.setattr(Table, "commit", cut_short)
+            folder.run()
+        folder.run()
+        assert table_of(folder) == (folder.local("sink.format=parquet"), int(after)) and folder.run().plan.nothing
+        folder.put("m=1/a b.parquet", frame(30, 7))
+    assert sorted(DeltaTable(f"{folder.bucket}/out").to_pyarrow_table()["m"].unique().to_pylist()) == [0, 1]
+    with pytest.raises(JobError, match="is a Delta table; delta writes to it"):
+        folder.run("sink.format=parquet")
 
 
 def test_a_run_again_nothing_a_new_batch_a_changed_batch_and_the_bits_of_a_local_run(folder):
