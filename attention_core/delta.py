@@ -219,8 +219,11 @@ def schema_of(columns: pa.Schema, folders: Mapping[str, pa.DataType]) -> str:
     return str(Schema.from_arrow(pa.schema(types)).to_json())
 
 
+_WIDER = {pa.uint8(): pa.int16(), pa.uint16(): pa.int32(), pa.uint32(): pa.int64()}
+
+
 def _delta(dtype: pa.DataType) -> pa.DataType:
-    """The type, without what is Arrow's alone: how texts and lists lie in memory."""
+    """What Delta knows that holds the same values: how texts lie in memory is Arrow's alone, and so are zones."""
     t = pa.types
     if t.is_dictionary(dtype):
         return _delta(dtype.value_type)
@@ -234,7 +237,9 @@ def _delta(dtype: pa.DataType) -> pa.DataType:
         return pa.struct({f.name: _delta(f.type) for f in dtype})
     if t.is_map(dtype):
         return pa.map_(_delta(dtype.key_type), _delta(dtype.item_type))
-    return pa.timestamp("us", dtype.tz) if t.is_timestamp(dtype) and dtype.unit == "ms" else dtype
+    if t.is_timestamp(dtype) and dtype.unit in ("ms", "us"):
+        return pa.timestamp("us", "UTC" if dtype.tz else None)
+    return _WIDER.get(dtype, dtype)
 
 
 def _comes_back(dtype: pa.DataType) -> bool:

@@ -150,6 +150,10 @@ KEPT = {
     "bool": pa.array([True, None]),
     "int8": pa.array([-1, None], pa.int8()),
     "int16": pa.array([-1, None], pa.int16()),
+    "uint8": pa.array([2**8 - 1, None], pa.uint8()),
+    "uint16": pa.array([2**16 - 1, None], pa.uint16()),
+    "uint32": pa.array([2**32 - 1, None], pa.uint32()),
+    "unsigned inside": pa.array([[2**32 - 1, None], None], pa.list_(pa.uint32())),
     "int64": pa.array([2**53 + 1, None]),
     "float32": pa.array([-0.0, None], pa.float32()),
     "text": pa.array(["a", None]),
@@ -159,6 +163,7 @@ KEPT = {
     "bytes of a length": pa.array([b"abc", None], pa.binary(3)),
     "date": pa.array([dt.date(2024, 1, 2), None]),
     "moment": pa.array([1, None], pa.timestamp("us", "UTC")),
+    "zone": pa.array([1, None], pa.timestamp("us", "America/New_York")),
     "local time": pa.array([1, None], pa.timestamp("us")),
     "milliseconds": pa.array([1, None], pa.timestamp("ms")),
     "decimal": pa.array([Decimal("1.25"), None], pa.decimal128(38, 2)),
@@ -167,14 +172,13 @@ KEPT = {
     "list of structs": pa.array([[{"a": 1}], None]),
 }
 REFUSED = {
-    "unsigned": pa.array([1, None], pa.uint32()),
+    "unsigned": pa.array([1, None], pa.uint64()),
     "nanoseconds": pa.array([1, None], pa.timestamp("ns")),
-    "zone": pa.array([1, None], pa.timestamp("us", "Europe/Berlin")),
     "half": pa.array([1.0, None], pa.float16()),
     "time": pa.array([1, None], pa.time64("us")),
     "duration": pa.array([1, None], pa.duration("us")),
     "array": pa.array([[1.0, 2.0], None], pa.list_(pa.float32(), 2)),
-    "unsigned inside": pa.array([[{"a": 1}], None], pa.list_(pa.struct({"a": pa.uint8()}))),
+    "unsigned inside": pa.array([[{"a": 1}], None], pa.list_(pa.struct({"a": pa.uint64()}))),
 }
 
 
