@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from attention_core.errors import DataError
+from attention_core.frozen import WIDE
 
 # the eight bits of each byte as eight bytes, which unpacks a bitmap five times faster than a cast
 _BYTES = ((torch.arange(256)[:, None] >> torch.arange(8)) & 1).to(torch.uint8).view(torch.int64).reshape(256)
@@ -125,7 +126,7 @@ def numbers(column: pl.Series, *, single: bool = False) -> Numbers:
     dtype = column.dtype
     if not (dtype.is_numeric() or dtype == pl.Boolean or dtype.is_temporal() or dtype == pl.Null):
         raise ValueError(f"{dtype} is not a number")
-    if dtype in (pl.Null, pl.Int128, pl.UInt128):  # none of which Arrow has with nulls
+    if dtype in (pl.Null, *WIDE):  # none of which Arrow has with nulls
         column = column.cast(pl.Float64)
     x = tensor(column)
     x = x if single and dtype == pl.Float32 else x.to(torch.float64)

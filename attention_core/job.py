@@ -17,7 +17,7 @@ from attention_core.apply import Apply, component, inner
 from attention_core.batches import Compression
 from attention_core.contract import Kind
 from attention_core.errors import JobError, nearest
-from attention_core.frozen import Frozen
+from attention_core.frozen import WIDE, Frozen
 from attention_core.head import Head, Over
 from attention_core.health import MEASURES
 from attention_core.kinds import Score, Weight, catalogue, union
@@ -235,7 +235,7 @@ class Rule(Frozen):
             if sql is not None and (dtype := _type_of(row_expression(sql), schema, where)) != pl.Boolean:
                 raise self._wrong(where, f"{sql!r} is {dtype}, where true or false is wanted")
         for column in over if isinstance(over, tuple) else ():
-            if schema[column].is_nested() or schema[column] in (pl.Int128, pl.UInt128, pl.Object):
+            if schema[column].is_nested() or schema[column] in (*WIDE, pl.Object):
                 raise self._wrong("over.group", f"{column!r} is {schema[column]}, which does not group; cast it")
         if self.score.keyless:
             looked_at = self.score.looks_at(None)

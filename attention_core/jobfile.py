@@ -336,7 +336,9 @@ def _said(errors: list[Any], at: At, model: type[BaseModel]) -> str:
         case "union_tag_invalid":
             what = str(at[-2] if at[-1] == "kind" else at[-1])
             known = [w.strip("' ") for w in context["expected_tags"].split(",")]
-            return f"{_short(given['kind'])} is not a {what}{nearest(_word(given['kind']), known)}"
+            word = _word(given["kind"])
+            meant = _elsewhere(word, model, first["loc"][:-1]) or nearest(word, known)
+            return f"{_short(given['kind'])} is not a {what}{meant}"
         case "union_tag_not_found":
             return "needs a kind, as in {kind: ...}"
         case "value_error":
@@ -407,6 +409,13 @@ def _names(model: Any, loc: Sequence[str | int]) -> list[str]:
     return [field.alias or name for m in _models(model, loc) for name, field in m.model_fields.items()]
 
 
+def _elsewhere(word: str, model: Any, loc: Sequence[str | int]) -> str:
+    """The entry beside it that takes a word that is not known here, at a path of pydantic's."""
+    beside = [(name, _forms(f.annotation)) for m in _models(model, loc) for name, f in m.model_fields.items()]
+    found = [name for name, forms in beside if word in map(_kind, forms)]
+    return f"; it is a {found[0]}, as in {found[0]}: {word}" if found else ""
+
+
 def _models(model: Any, loc: Sequence[str | int]) -> list[type[BaseModel]]:
     """The models that may stand at a path of pydantic's."""
     forms = [model]
@@ -440,10 +449,13 @@ def _forms(annotation: Any) -> list[Any]:
 
 
 def _called(form: Any, step: str | int) -> bool:
-    if not (isinstance(form, type) and issubclass(form, BaseModel)):
-        return False
-    kind = form.model_fields.get("kind")
-    return form.__name__ == step or (kind is not None and kind.default == step)
+    return isinstance(form, type) and issubclass(form, BaseModel) and step in (form.__name__, _kind(form))
+
+
+def _kind(form: Any) -> Any:
+    """The word of a kind; None of what is none."""
+    kind = getattr(form, "model_fields", {}).get("kind")
+    return None if kind is None else kind.default
 
 
 def _where(root: Node, at: At, key: bool = False) -> str:

@@ -10,6 +10,7 @@ import polars as pl
 
 from attention_core.batches import Batch
 from attention_core.errors import DataError, JobError, nearest
+from attention_core.frozen import WIDE
 from attention_core.job import Job
 from attention_core.publish import Place
 from attention_core.search import searched
@@ -104,7 +105,7 @@ def wider(a: pl.DataType, b: pl.DataType) -> pl.DataType | None:
         return None
     empty = [pl.Series("", [], dtype=t).to_frame() for t in (a, b)]
     found = pl.concat(empty, how="vertical_relaxed").dtypes[0]
-    return None if found in (pl.Int128, pl.UInt128) else found  # which no file holds
+    return None if found in WIDE else found  # which no file holds
 
 
 def widest(types: Sequence[pl.DataType]) -> pl.DataType | None:

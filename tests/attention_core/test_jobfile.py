@@ -90,6 +90,8 @@ REFUSED = [
     ("score: zscore", "score: zscor", "14:12: attention[1].score.kind: 'zscor' is not a score; did you mean 'zscore'?"),
     ("score: zscore", "score: {kind: zscor}",
      "14:19: attention[1].score.kind: 'zscor' is not a score; did you mean 'zscore'?"),
+    ("score: zscore", "score: softmax",
+     "14:12: attention[1].score.kind: 'softmax' is not a score; it is a weight, as in weight: softmax"),
     ("score: zscore", "score: {kind: 5}", f"14:19: attention[1].score.kind: 5 is not a score; there are {SCORES}"),
     ("score: zscore", "score: {kind: null}",
      f"14:19: attention[1].score.kind: null is not a score; there are {SCORES}"),
