@@ -17,7 +17,7 @@ from urllib.parse import unquote
 import pyarrow as pa
 
 from attention_core.errors import DataError, JobError
-from attention_core.stores import Remote, Where, plainly
+from attention_core.stores import Remote, Where, at_once, plainly
 
 if TYPE_CHECKING:
     from deltalake import DeltaTable
@@ -62,6 +62,9 @@ class Table:
         except ImportError:
             what = "delta needs the package deltalake, of version 1.6.4 at least; pip install 'farol[delta]' brings it"
             raise JobError(what, AT) from None
+        if "%" in str(self.sink):
+            what = f"{self.sink}: deltalake takes a % in the path of a table for another sign"
+            raise JobError(f"{what}; name another sink.path", AT)
         foreign = (f for f in self.sink.rglob("*.parquet") if not _OURS.fullmatch(f.name))
         if not (self.sink / LOG).is_dir() and next(foreign, None) is not None:
             raise JobError(f"{self.sink} holds Parquet files that are no Delta table's; name another sink.path", AT)
@@ -120,12 +123,15 @@ class Table:
         self.forget()
         if table is not None and (table.transaction_version(APP) or 0) >= commit.version:
             return
-        live, new = self.live(), list[AddAction]()
-        for name in moves:
+        live = self.live()
+
+        def added(name: str) -> AddAction:
             path = placed(name, run, commit.by)
             seen = (self.sink / path).stat()
             stats = json.dumps({"numRecords": commit.rows[name]})
-            new.append(AddAction(path, seen.st_size, commit.values[name], int(seen.st_mtime_ns // 10**6), True, stats))
+            return AddAction(path, seen.st_size, commit.values[name], seen.st_mtime_ns // 10**6, True, stats)
+
+        new = at_once(added, moves, self.sink)
         gone = [live[name] for name in (*moves, *removes) if name in live]
         schema, by = Schema.from_json(commit.schema), list(commit.by)
         said = CommitProperties(

@@ -240,7 +240,7 @@ class Place(Generic[P]):
         if not self.journal.is_file():
             return
         told, folders = _told(self.journal), {self.sink}
-        commit = _commit(told)
+        commit = _commit_of(told)
         for name in told["moves"]:
             check()
             to = self._target(name, told["run"], commit)
@@ -325,7 +325,7 @@ class Place(Generic[P]):
             lease()
             (self.sink / name).unlink(missing_ok=True)
 
-        commit = _commit(told)
+        commit = _commit_of(told)
         outputs = [(by.staged(name), self._target(name, told["run"], commit)) for name in told["moves"]]
         tables = [(by.staged_table(rule), self.table(rule)) for rule in told["tables"]]
         at_once(copy, outputs + tables, self.sink)
@@ -380,14 +380,14 @@ def _told(journal: Path) -> dict[str, Any]:
         names = [*told["moves"], *told["removes"], *(f"{rule}.parquet" for rule in told["tables"])]
         if not (isinstance(told["published"], dict) and isinstance(told["run"], str)) or any(map(_outside, names)):
             raise ValueError
-        _commit(told)
+        _commit_of(told)
     except (ValueError, KeyError, TypeError):
         what = "is damaged; move it away: the outputs themselves say what is done"
         raise DataError(f"{journal}: {what}") from None
     return told
 
 
-def _commit(told: Mapping[str, Any]) -> Commit | None:
+def _commit_of(told: Mapping[str, Any]) -> Commit | None:
     """What a journal tells of a table; one of before there were tables tells nothing."""
     return Commit(**told["commit"]) if told.get("commit") else None
 

@@ -538,11 +538,12 @@ class Run:
         """What publishing this makes of the table, if the sink is one."""
         if self.place.delta is None or not (done or removes):
             return None
-        values = {b.name: {n: _partition(b.partitions.get(n)) for n in self.folders()} for b in self.batches}
+        by = self.folders()
+        values = {b.name: {n: _partition(b.partitions.get(n)) for n in by} for b in self.batches}
         return Commit(
             self.place.delta.next(),
             self.table_schema,
-            self.folders(),
+            by,
             {f.name: values[f.name] for f in done},
             {f.name: f.rows for f in done},
             self.job.name,

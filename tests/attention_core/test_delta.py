@@ -131,6 +131,17 @@ def test_what_folders_say_are_partitions_however_they_are_called(folder, name, h
     assert read(folder)["x"].to_list() == [7]
 
 
+def test_the_folder_of_a_table_may_be_called_almost_anything(folder):
+    name = "a b #ü?=1"
+    folder.job(DOUBLE, sink={**DELTA, "path": name}).put("a.parquet", [1, 6])
+    folder.run()
+    assert folder.run().plan.nothing and DeltaTable(folder.path / name).to_pyarrow_table().num_rows == 2
+    folder.put("a.parquet", [2])
+    assert folder.run().written == 1 and (folder.path / name / "_delta_log").is_dir()
+    with pytest.raises(JobError, match="50%: deltalake takes a % in the path of a table for another sign"):
+        folder.run("sink.path=50%")
+
+
 def test_a_column_that_files_have_too_is_no_partition(folder):
     folder.job(DOUBLE, sink=DELTA).put("g=1/a.parquet", pl.DataFrame({"x": [1, 6], "g": [5, 6]}))
     folder.run()
