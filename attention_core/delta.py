@@ -8,15 +8,16 @@ from __future__ import annotations
 import json
 import re
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote
 
 import pyarrow as pa
 
-from attention_core.errors import DataError, JobError
+from attention_core.errors import DataError, FarolError, JobError
 from attention_core.stores import Remote, Where, at_once, plainly
 
 if TYPE_CHECKING:
@@ -25,7 +26,15 @@ if TYPE_CHECKING:
 LOG = "_delta_log"
 APP = "farol"  # under which the table counts Farol's commits
 AT = ("sink", "format")
+TRIES = 5
+NAIVE, NAIVE_FEATURE = "timestamp_ntz", "timestampNtz"
+LACKS = "no nanoseconds, times of day, durations, UInt64, Float16 or Arrays"
 _OURS = re.compile(r"(?:(.*)/)?[0-9a-f]{16}-([^/]+)", re.DOTALL)
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+
+
+class Outdated(Exception):
+    """A commit that does not fit the table any more: somebody has written to it, or taken files away."""
 
 
 @dataclass(frozen=True)
@@ -33,12 +42,14 @@ class Commit:
     """What a run makes of a table, beside its files: plain data, so that who finishes an interrupted one knows it.
 
     version: how often Farol has committed, this time included. schema: Delta's, as JSON. by: the partition columns.
-    values: of each new file, by batch, the values of those as Delta writes them; rows: how many each has.
+    replaces: the files that are the table's no longer, by batch. values: of each new file, by batch, the values of the
+    partition columns as Delta writes them; rows: how many each has.
     """
 
     version: int
     schema: str
     by: Sequence[str]
+    replaces: Mapping[str, str]
     values: Mapping[str, Mapping[str, str | None]]
     rows: Mapping[str, int]
     job: str
@@ -49,10 +60,10 @@ class Table:
     """The table that a sink is, or will be."""
 
     sink: Where
-    _live: dict[str, str] | None = field(default=None, init=False)
+    _paths: list[str] | None = field(default=None, init=False)
 
     def checked(self) -> None:
-        """Refuses what cannot become a table, or be written to as one.
+        """Refuses what cannot become a table.
 
         Raises:
             JobError: where the library is not there, or the folder holds files that are no table's.
@@ -60,26 +71,25 @@ class Table:
         try:
             from deltalake.transaction import RemoveAction  # noqa: F401, which 1.6.4 has first
         except ImportError:
-            what = "delta needs the package deltalake, of version 1.6.4 at least; pip install 'farol[delta]' brings it"
+            what = "delta needs the package deltalake, 1.6.4 or later; pip install deltalake brings it"
             raise JobError(what, AT) from None
-        if "%" in str(self.sink):
-            what = f"{self.sink}: deltalake takes a % in the path of a table for another sign"
+        if re.search(r"[%\\\n]", str(self.sink)):
+            what = f"{self.sink}: deltalake takes a % in the path of a table for another sign, and so a backslash"
             raise JobError(f"{what}; name another sink.path", AT)
-        foreign = (f for f in self.sink.rglob("*.parquet") if not _OURS.fullmatch(f.name))
-        if not (self.sink / LOG).is_dir() and next(foreign, None) is not None:
-            raise JobError(f"{self.sink} holds Parquet files that are no Delta table's; name another sink.path", AT)
+        with self._asked():
+            foreign = (f for f in self.sink.rglob("*.parquet") if not _OURS.fullmatch(f.name))
+            plain = None if _is_table(self.sink) else next(foreign, None)
+        if plain is not None:
+            what = f"{self.sink} holds Parquet files that are no Delta table's, as {plain.name}"
+            raise JobError(f"{what}; name another sink.path, or move them away", AT)
 
     def live(self) -> Mapping[str, str]:
         """The files of the newest version, by the batch that each is of; a file of somebody else's by its own path."""
-        if self._live is None:
-            table = self._opened()
-            found = [] if table is None else pa.table(table.get_add_actions())["path"].to_pylist()
-            self._live = {_batch(path): path for path in map(unquote, found)}
-        return self._live
+        return {_batch(path): path for path in self._seen()}
 
     def forget(self) -> None:
         """Looks again when it is asked next."""
-        self._live = None
+        self._paths = None
 
     def path(self, batch: str) -> Where:
         """Where the output of a batch lies; a place where nothing does, if there is none."""
@@ -87,87 +97,156 @@ class Table:
 
     def next(self) -> int:
         """The number of the next commit of Farol's."""
-        table = self._opened()
-        return 1 + ((table.transaction_version(APP) or 0) if table is not None else 0)
+        with self._asked():
+            table = self._opened()
+            return 1 + _done(table)
 
-    def takes(self, schema: str, by: Sequence[str], stay: Sequence[str]) -> None:
-        """Refuses a commit that would leave files of other columns in the table.
+    def takes(self, schema: str, by: Sequence[str], names: Sequence[str], leave: Collection[str]) -> None:
+        """Refuses, before any work, what `commit` would.
 
-        stay: the batches whose files stay.
+        names: of all batches. leave: those whose files are replaced or removed.
 
         Raises:
-            JobError: saying which columns.
+            JobError: saying why.
         """
-        table = self._opened()
-        if table is None:
-            return
-        was = list(table.metadata().partition_columns)
-        if was != list(by):
-            what = f"{self.sink} is partitioned by {', '.join(was) or 'no column'}, not by {', '.join(by) or 'none'}"
-            raise JobError(f"{what}; name another sink.path", AT)
-        other = _other(table, schema)
-        if stay and other:
-            what = f"{self.sink} has other columns ({', '.join(other)}), and the file of {stay[0]} would keep them"
-            raise JobError(f"{what}; sink.gone: remove, or no source.where, or another sink.path", AT)
+        for name in names:
+            _refuse_name(name, by)
+        with self._asked():
+            table = self._opened()
+            wrong = "" if table is None else self._objection(table, schema, by, leave)
+        if wrong:
+            raise JobError(f"{self.sink} {wrong}", AT)
 
     def commit(self, run: str, moves: Sequence[str], removes: Sequence[str], commit: Commit) -> None:
         """Makes a run's files the table's, in place of those that they replace; nothing where that is done already.
 
         Raises:
+            Outdated: where that is no longer what the table was meant to become.
             DataError: where the table cannot be written to.
         """
-        from deltalake import CommitProperties, Schema, Transaction
-        from deltalake.transaction import AddAction, RemoveAction, create_table_with_add_actions
+        from deltalake.exceptions import CommitFailedError
 
-        table, moment = self._opened(), int(time.time() * 1000)
-        self.forget()
-        if table is not None and (table.transaction_version(APP) or 0) >= commit.version:
-            return
-        live = self.live()
+        for _ in range(TRIES):
+            self.forget()
+            with suppress(CommitFailedError), self._asked(CommitFailedError):
+                table = self._opened()
+                if _done(table) < commit.version:
+                    self._committed(table, run, moves, removes, commit)
+                self.forget()
+                return
+        raise DataError(f"{self.sink}: others write to the table all the time; run again")
+
+    def _committed(
+        self, table: DeltaTable | None, run: str, moves: Sequence[str], removes: Sequence[str], commit: Commit
+    ) -> None:
+        from deltalake import CommitProperties, Schema, TableFeatures, Transaction
+        from deltalake.transaction import AddAction, RemoveAction, create_table_with_add_actions
 
         def added(name: str) -> AddAction:
             path = placed(name, run, commit.by)
-            seen = (self.sink / path).stat()
+            try:
+                seen = (self.sink / path).stat()
+            except FileNotFoundError:
+                raise Outdated(f"lacks {path}, which was to be part of it") from None
             stats = json.dumps({"numRecords": commit.rows[name]})
             return AddAction(path, seen.st_size, commit.values[name], seen.st_mtime_ns // 10**6, True, stats)
 
-        new = at_once(added, moves, self.sink)
-        gone = [live[name] for name in (*moves, *removes) if name in live]
-        schema, by = Schema.from_json(commit.schema), list(commit.by)
-        said = CommitProperties(
-            custom_metadata={"userMetadata": commit.job}, app_transactions=[Transaction(APP, commit.version)]
-        )
-        with self._asked():
-            if table is None:
-                create_table_with_add_actions(
-                    str(self.sink), schema, new, partition_by=by, name=commit.job, commit_properties=said
-                )
-            elif _other(table, commit.schema):  # which all files leave, as `takes` has seen
-                if not live.keys() <= {*moves, *removes}:
-                    raise ValueError("somebody has added files to it while this run wrote other columns")
-                table.create_write_transaction([*new], "overwrite", schema, by, commit_properties=said)
-            else:
-                old = [RemoveAction(path, True, moment) for path in gone]
-                table.create_write_transaction([*new, *old], "append", schema, by, commit_properties=said)
-        self.forget()
+        new, leave = at_once(added, moves, self.sink), {*moves, *removes}
+        wrong = "" if table is None else self._objection(table, commit.schema, commit.by, leave)
+        if {name: path for name, path in self.live().items() if name in leave} != commit.replaces:
+            wrong = wrong or "was written to by somebody else in the meantime"
+        if wrong:
+            raise Outdated(wrong)
+        schema, by, moment = Schema.from_json(commit.schema), list(commit.by), int(time.time() * 1000)
+        said = CommitProperties({"userMetadata": commit.job}, 0, [Transaction(APP, commit.version)])
+        if table is None:
+            create_table_with_add_actions(
+                str(self.sink), schema, new, "error", by, name=commit.job, commit_properties=said
+            )
+            return
+        mode, old = "append", [RemoveAction(path, True, moment) for path in commit.replaces.values()]
+        if _other(table, commit.schema):
+            mode, old = "overwrite", []  # of all that is there, as has been seen
+            if NAIVE in commit.schema and NAIVE_FEATURE not in (table.protocol().writer_features or ()):
+                # a commit of its own, which changes no row: without it, nobody could read what comes
+                table.alter.add_feature(TableFeatures.TimestampWithoutTimezone, True)
+        table.create_write_transaction([*new, *old], mode, schema, by, commit_properties=said)
+
+    def _objection(self, table: DeltaTable, schema: str, by: Sequence[str], leave: Collection[str]) -> str:
+        """What keeps a commit from being right. leave: the batches whose files are replaced or removed."""
+        metadata, features = table.metadata(), table.protocol()
+        foreign = [path for path in self._seen() if not _OURS.fullmatch(path)]
+        if foreign:
+            what = f"has files that Farol did not write, as {foreign[0]}, perhaps by optimize"
+            return f"{what}; DeltaTable.restore to the version before, or name another sink.path"
+        if len(self.live()) < len(self._seen()):
+            return "has two files of one batch; DeltaTable.restore to the version before"
+        set_to = [name for name in metadata.configuration if name.startswith("delta.constraints.")]
+        if metadata.configuration.get("delta.appendOnly", "").lower() == "true":
+            set_to.append("delta.appendOnly")
+        if "deletionVectors" in (features.reader_features or ()):
+            set_to.append("deletionVectors")
+        if set_to:
+            return f"has {', '.join(set_to)}, which Farol does not heed; take it away, or name another sink.path"
+        was = list(metadata.partition_columns)
+        if was != list(by):
+            what = f"is partitioned by {', '.join(was) or 'no column'}, not by {', '.join(by) or 'none'}"
+            return f"{what}; name another sink.path"
+        other, stay = _other(table, schema), sorted(self.live().keys() - leave)
+        if stay and other:
+            what = f"and the run differ in columns ({', '.join(other)}), and the file of {stay[0]} would stay as it is"
+            return f"{what}; run once with --full and without source.where, or name another sink.path"
+        return ""
+
+    def _seen(self) -> list[str]:
+        """The paths of the newest version's files."""
+        if self._paths is None:
+            with self._asked():
+                table = self._opened()
+                found = [] if table is None else pa.table(table.get_add_actions())["path"].to_pylist()
+            self._paths = [unquote(path) for path in found]
+        return self._paths
 
     def _opened(self) -> DeltaTable | None:
         from deltalake import DeltaTable
 
-        if not (self.sink / LOG).is_dir():
-            return None
-        with self._asked():
-            return DeltaTable(str(self.sink))
+        return DeltaTable(str(self.sink)) if _is_table(self.sink) else None
 
     @contextmanager
-    def _asked(self) -> Iterator[None]:
-        from deltalake.exceptions import DeltaError
-
+    def _asked(self, *passing: type[Exception]) -> Iterator[None]:
+        """Turns what the library raises into one line; it has no sort of its own for some of that."""
+        known: tuple[type[Exception], ...] = (FarolError, Outdated, *passing)
         try:
             yield
-        except (DeltaError, OSError, ValueError) as error:
-            said = plainly(error, self.sink) if isinstance(self.sink, Remote) else str(error).strip().splitlines()[0]
+        except known:
+            raise
+        except Exception as error:
+            line = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+            said = plainly(error, self.sink) if isinstance(self.sink, Remote) else line
             raise DataError(f"{self.sink}: the Delta table cannot be read or written: {said}") from None
+
+
+def _done(table: DeltaTable | None) -> int:
+    """How often Farol has committed to a table."""
+    return (table.transaction_version(APP) or 0) if table is not None else 0
+
+
+def _is_table(folder: Where) -> bool:
+    return (folder / LOG).is_dir()
+
+
+def _refuse_name(name: str, by: Sequence[str]) -> None:
+    """Refuses folders and files that readers of a table would not find, or read other values from.
+
+    Raises:
+        JobError: naming the batch.
+    """
+    pairs = [(key, value) for key, _, value in (folder.partition("=") for folder in name.split("/")[:-1]) if key in by]
+    if _CONTROL.search(name):
+        raise JobError(f"{name}: a control character is no part of a name in a Delta table; rename it", AT)
+    if len(dict(pairs)) < len(pairs) or any("=" in value or not value for _, value in pairs):
+        what = "a folder with two =, with no value, or that says what another says is read otherwise by Delta's readers"
+        raise JobError(f"{name}: {what}; rename it, or source.hive: false makes it no partition", AT)
 
 
 def _other(table: DeltaTable, schema: str) -> list[str]:
@@ -184,13 +263,19 @@ def refuse_table(sink: Where) -> None:
     Raises:
         JobError: saying so.
     """
-    if (sink / LOG).is_dir():
-        raise JobError(f"{sink} is a Delta table; delta writes to it, or name another sink.path", AT)
+    with suppress(OSError):  # who cannot look there cannot write there either
+        if _is_table(sink):
+            raise JobError(f"{sink} is a Delta table, which format: delta writes; or name another sink.path", AT)
 
 
 def within_table(folder: Where) -> bool:
     """Whether a folder is a table, or lies in one."""
-    return any((one / LOG).is_dir() for one in (folder, *folder.parents))
+    around = folder.parents if isinstance(folder, Path) else ()  # of a bucket, one may list a part alone
+    for one in (folder, *around):
+        with suppress(OSError):
+            if _is_table(one):
+                return True
+    return False
 
 
 def placed(batch: str, run: str, by: Sequence[str]) -> str:
@@ -242,7 +327,7 @@ def _delta(dtype: pa.DataType) -> pa.DataType:
     if t.is_struct(dtype):
         return pa.struct({f.name: _delta(f.type) for f in dtype})
     if t.is_map(dtype):
-        return pa.map_(_delta(dtype.key_type), _delta(dtype.item_type))
+        return pa.map_(dtype.key_type if dtype.key_type in _WIDER else _delta(dtype.key_type), _delta(dtype.item_type))
     if t.is_timestamp(dtype) and dtype.unit in ("ms", "us"):
         return pa.timestamp("us", "UTC" if dtype.tz else None)
     return _WIDER.get(dtype, dtype)

@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Generic, TypeVar, cast
 
-from attention_core.delta import LOG, Commit, Table, placed, refuse_table
+from attention_core.delta import LOG, Commit, Outdated, Table, placed, refuse_table
 from attention_core.errors import DataError, FarolError, JobError
 from attention_core.hold import Check, Lease, held, unfinished
 from attention_core.stores import Moved, Remote, Where, at_once, remove
@@ -246,6 +246,15 @@ class Place(Generic[P]):
             to = self._target(name, told["run"], commit)
             _moved(self.staged(name), to)
             folders |= {p for p in to.parents if p.is_relative_to(self.sink)}
+        _sync_all(folders)
+        if commit is not None:
+            check()
+            try:
+                self._commit(commit, told)
+            except Outdated as error:
+                self.journal.unlink()
+                raise self._given_up(error) from None
+        folders.clear()
         for rule in told["tables"]:
             check()
             _moved(self.staged_table(rule), self.table(rule))
@@ -254,12 +263,8 @@ class Place(Generic[P]):
             check()
             (self.sink / name).unlink(missing_ok=True)
             folders.add(_without_empty((self.sink / name).parent, self.sink))
-        for folder in folders:
-            if folder.is_dir():
-                _sync(folder)
+        _sync_all(folders)
         check()
-        if commit is not None:
-            self._commit(commit, told)
         write_whole(self.published, json.dumps(told["published"], indent=1, sort_keys=True))
         self.sweep()
         self.journal.unlink()  # last: until then the next run does all this again
@@ -274,6 +279,10 @@ class Place(Generic[P]):
         if isinstance(self.sink, Path):  # the library leaves that to the system
             _sync(max((self.sink / LOG).glob("*.json")))
             _sync(self.sink / LOG)
+
+    def _given_up(self, error: Outdated) -> DataError:
+        """What is said of a publish that will never be finished; what it had ready is made again."""
+        return DataError(f"{self.sink} {error}; nothing was published, run again")
 
     def left(self) -> bool:
         """Whether a run left something behind that nothing new would sweep away."""
@@ -328,11 +337,17 @@ class Place(Generic[P]):
         commit = _commit_of(told)
         outputs = [(by.staged(name), self._target(name, told["run"], commit)) for name in told["moves"]]
         tables = [(by.staged_table(rule), self.table(rule)) for rule in told["tables"]]
-        at_once(copy, outputs + tables, self.sink)
-        at_once(unlink, told["removes"] if commit is None else [], self.sink)
+        at_once(copy, outputs, self.sink)
         if commit is not None:
             lease.renew()
-            self._commit(commit, told)
+            try:
+                self._commit(commit, told)
+            except Outdated as error:
+                remove(by.journal, *(f for f, _ in by.staging.found()))
+                lease.say("")
+                raise self._given_up(error) from None
+        at_once(copy, tables, self.sink)
+        at_once(unlink, told["removes"] if commit is None else [], self.sink)
         _replaced(self.published, json.dumps(told["published"], indent=1, sort_keys=True), lease)
         for other in (self.work / "statistics").iterdir():
             if other.name != told["published"].get("fitted"):
@@ -439,6 +454,12 @@ def writing(path: Where) -> Iterator[None]:
 
 def _existing(path: Path) -> Path:
     return next(p for p in (path, *path.parents) if p.exists())
+
+
+def _sync_all(folders: Collection[Path]) -> None:
+    for folder in folders:
+        if folder.is_dir():
+            _sync(folder)
 
 
 def _sync(path: Path) -> None:

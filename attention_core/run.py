@@ -12,7 +12,7 @@ import shutil
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from fnmatch import fnmatch
@@ -41,7 +41,7 @@ from attention_core.attention import (
 )
 from attention_core.batches import Batch, Compression
 from attention_core.columns import elements
-from attention_core.delta import Commit, Table, schema_of, unknown
+from attention_core.delta import LACKS, Commit, Table, schema_of, unknown
 from attention_core.errors import DataError, ExpectationMissed, JobError, SinkBusy, Unreadable
 from attention_core.frozen import digest
 from attention_core.head import Head, Notice, merged
@@ -122,7 +122,8 @@ class Run:
         """
         table = Table(job.sink.path) if job.sink.format == "delta" and job.sink.columns != "none" else None
         place = Place[Any](job.sink.path, job.work(), secrets.token_hex(8), table)
-        place.suits()
+        if job.sink.columns != "none":
+            place.suits()
         seen = place.said()
         found = find(job.source.paths(), job.source.hive)
         picked = chosen(found, job.source.where)
@@ -315,10 +316,14 @@ class Run:
         types = tuple((name, str(dtype)) for name, dtype in self.columns.items())
         return digest((batch.name, hash, types, tuple(batch.types), versions(), self.look.device.type))
 
+    def again(self, full: bool, redo: str | None) -> set[str]:
+        """The batches that are done in any case."""
+        return {b.name for b in self.batches if full or (redo is not None and fnmatch(b.name, redo))}
+
     def todo(self, plan: Plan, statistics: Statistics, full: bool, redo: str | None = None) -> list[Batch]:
         """The batches whose output is not there, or not of these rules, this input and these statistics."""
         status = {e.name: e.status for e in plan.entries}
-        again = {b.name for b in self.batches if full or (redo is not None and fnmatch(b.name, redo))}
+        again = self.again(full, redo)
         last = self.place.last()
         return [b for b in self.batches if b.name in again or not self._stands(b, status[b.name], statistics, last)]
 
@@ -396,7 +401,11 @@ class Run:
         columns, first = self._written_columns(), self.batches[0]
         wrong = unknown(columns)
         if wrong:
-            raise DataError(f"{first.path}: {batches.cannot(wrong, 'kept in a Delta table as it is')}")
+            what = batches.cannot(wrong, "kept in a Delta table as it is")
+            raise DataError(f"{self.place.sink}: {what}; Delta has {LACKS}")
+        for one, other in itertools.combinations(columns.names, 2):
+            if one.casefold() == other.casefold():
+                raise DataError(f"{self.place.sink}: {one!r} and {other!r} are one column to Delta; leave one out")
         return schema_of(columns, {n: _ARROW[type(first.types[n])] for n in self.folders()})
 
     def folders(self) -> list[str]:
@@ -423,7 +432,7 @@ class Run:
         inputs = self.hash(each)
         statistics = self.fit(each, inputs)
         planned = self.plan(inputs)
-        refuse_plan(self, planned)
+        refuse_plan(self, planned, full, redo)
         todo = self.todo(planned, statistics, full, redo)
         self._split(len(todo))
         done = each("apply", lambda b: self.apply(b, statistics, inputs[b.name]), todo)
@@ -522,31 +531,35 @@ class Run:
         if self.given is None:
             self.states.forget()
 
-    def takes(self, plan: Plan) -> None:
-        """Refuses a run whose commit would leave files of other columns in the table that the sink is."""
-        if self.place.delta is None or plan.nothing:
+    def takes(self, plan: Plan, again: Collection[str]) -> None:
+        """Refuses what the Delta table that the sink is could not become. again: the batches that are done in any case.
+
+        Raises:
+            JobError: saying why.
+        """
+        if self.place.delta is None or (plan.nothing and not again):
             return
-        leave = {e.name for e in plan.entries if e.status != "done"}
+        leave = {e.name for e in plan.entries if e.status != "done"}.union(again)
         leave |= set(plan.gone if self.job.sink.gone == "remove" else ())
-        stay = [name for name in self.place.outputs() if name not in leave]
         try:
-            self.place.delta.takes(self.table_schema, self.folders(), stay)
+            self.place.delta.takes(self.table_schema, self.folders(), [b.name for b in self.batches], leave)
         except JobError as error:
             raise self.located(error) from None
 
-    def _commit(self, done: Sequence[Footer], removes: Sequence[str]) -> Commit | None:
+    def _commit(self, moves: Sequence[Footer], removes: Sequence[str]) -> Commit | None:
         """What publishing this makes of the table, if the sink is one."""
-        if self.place.delta is None or not (done or removes):
+        if self.place.delta is None or not (moves or removes):
             return None
-        by = self.folders()
+        by, live, leave = self.folders(), self.place.delta.live(), {*(f.name for f in moves), *removes}
         values = {b.name: {n: _partition(b.partitions.get(n)) for n in by} for b in self.batches}
         return Commit(
-            self.place.delta.next(),
-            self.table_schema,
-            by,
-            {f.name: values[f.name] for f in done},
-            {f.name: f.rows for f in done},
-            self.job.name,
+            version=self.place.delta.next(),
+            schema=self.table_schema,
+            by=by,
+            replaces={name: path for name, path in live.items() if name in leave},
+            values={f.name: values[f.name] for f in moves},
+            rows={f.name: f.rows for f in moves},
+            job=self.job.name,
         )
 
     def _keep(self, statistics: Statistics, inputs: Mapping[str, Fingerprint]) -> str:
@@ -731,7 +744,7 @@ def execute(
     if redo is not None and not any(fnmatch(b.name, redo) for b in run.batches):
         raise JobError(f"--redo {redo}: no batch has such a name; the first is {run.batches[0].name}")
     plan = plan or run.plan()
-    refuse_plan(run, plan)
+    refuse_plan(run, plan, full, redo)
     if plan.nothing and not full and redo is None:
         if run.place.left():
             with suppress(SinkBusy), run.place.held():
@@ -763,12 +776,13 @@ def as_json(value: Any) -> str:
     return json.dumps(plain(value), indent=2, allow_nan=False, default=str)
 
 
-def refuse_plan(run: Run, plan: Plan) -> None:
-    """Stops a run before it reads, where outputs have lost their input, are none of Farol's, or have other columns.
+def refuse_plan(run: Run, plan: Plan, full: bool = False, redo: str | None = None) -> None:
+    """Stops a run before it reads, where outputs have lost their input, are none of Farol's, or fit no table.
 
     Raises:
         JobError: unless `sink.gone` says what becomes of them; always for what Farol did not write.
     """
+    run.takes(plan, run.again(full, redo))
     if plan.gone and run.job.sink.gone == "refuse":
         what = (
             f"{len(plan.gone):,} {'output has' if len(plan.gone) == 1 else 'outputs have'} no input any more, "
@@ -778,7 +792,6 @@ def refuse_plan(run: Run, plan: Plan) -> None:
         raise run.located(JobError(what, ("sink", "gone")))
     if plan.strange:
         raise run.located(JobError(f"{run.place.output(plan.strange[0])} {FOREIGN}", ("sink", "path")))
-    run.takes(plan)
 
 
 def _partition(value: Any) -> str | None:
