@@ -60,7 +60,8 @@ class Table:
     """The table that a sink is, or will be."""
 
     sink: Where
-    _paths: list[str] | None = field(default=None, init=False)
+    _paths: list[str] | None = field(default=None, init=False)  # of the newest version's files
+    _live: dict[str, str] = field(default_factory=dict, init=False)
 
     def checked(self) -> None:
         """Refuses what cannot become a table.
@@ -85,7 +86,8 @@ class Table:
 
     def live(self) -> Mapping[str, str]:
         """The files of the newest version, by the batch that each is of; a file of somebody else's by its own path."""
-        return {_batch(path): path for path in self._seen()}
+        self._seen()
+        return self._live
 
     def forget(self) -> None:
         """Looks again when it is asked next."""
@@ -205,6 +207,7 @@ class Table:
                 table = self._opened()
                 found = [] if table is None else pa.table(table.get_add_actions())["path"].to_pylist()
             self._paths = [unquote(path) for path in found]
+            self._live = {_batch(path): path for path in self._paths}
         return self._paths
 
     def _opened(self) -> DeltaTable | None:
