@@ -22,7 +22,7 @@ from attention_core.head import Head, Over
 from attention_core.health import MEASURES
 from attention_core.kinds import Score, Weight, catalogue, union
 from attention_core.paths import based
-from attention_core.sql import columns_of, row_expression
+from attention_core.sql import columns_of, row_expression, wrong_types
 from attention_core.stores import Remote, Where, located
 
 SCORES = catalogue(scores.FAMILIES, Score)
@@ -383,10 +383,11 @@ def _width(dtype: pl.DataType) -> int:
 
 
 def _type_of(expression: pl.Expr, schema: Mapping[str, pl.DataType], where: str) -> pl.DataType:
-    try:
-        return pl.LazyFrame(schema=dict(schema)).select(expression.alias("#")).collect_schema()["#"]
+    there = {name: schema[name] for name in dict.fromkeys(expression.meta.root_names())}
+    try:  # on no rows, which shows what types it cannot compare
+        return pl.DataFrame(schema=there).select(expression.alias("#"))["#"].dtype
     except pl.exceptions.PolarsError as error:
-        raise JobError(str(error).splitlines()[0], (where,)) from None
+        raise JobError(wrong_types(error), (where,)) from None
 
 
 class Source(Frozen):

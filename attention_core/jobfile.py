@@ -330,7 +330,8 @@ def _said(errors: list[Any], at: At, model: type[BaseModel]) -> str:
     given, context = first["input"], first.get("ctx", {})
     match first["type"]:
         case "extra_forbidden":
-            return f"not known here{nearest(str(at[-1]), _names(model, first['loc'][:-1]))}"
+            name = str(at[-1])
+            return f"not known here{_home(name, model) or nearest(name, _names(model, first['loc'][:-1]))}"
         case "missing":
             return "is missing"
         case "union_tag_invalid":
@@ -407,6 +408,18 @@ def _as_mapping(given: Any, errors: list[Any], model: type[BaseModel]) -> str:
 def _names(model: Any, loc: Sequence[str | int]) -> list[str]:
     """The fields of the model that stands at a path of pydantic's."""
     return [field.alias or name for m in _models(model, loc) for name, field in m.model_fields.items()]
+
+
+def _home(name: str, model: type[BaseModel]) -> str:
+    """Where an entry is known that is not where it stands: at the top, or right under that."""
+    fields = {f.alias or n: f for n, f in model.model_fields.items()}
+    found = ["at the top"] if name in fields else []
+    for field, f in fields.items():
+        lists = any(get_origin(form) is tuple for form in _forms(f.annotation))
+        found += [f"under {field}[]" if lists else f"under {field}"] * (
+            name in _names(model, [field, 0] if lists else [field])
+        )
+    return f", but {' or '.join(found)}" if found else ""
 
 
 def _elsewhere(word: str, model: Any, loc: Sequence[str | int]) -> str:

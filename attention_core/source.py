@@ -14,7 +14,7 @@ from attention_core.frozen import WIDE
 from attention_core.job import Job
 from attention_core.publish import Place
 from attention_core.search import searched
-from attention_core.sql import row_expression
+from attention_core.sql import row_expression, wrong_types
 from attention_core.stores import at_once
 
 DRIFT = ("source", "drift")
@@ -33,12 +33,13 @@ def chosen(found: Sequence[Batch], where: str | None) -> tuple[Batch, ...]:
     try:
         holds = rows.with_columns(expression.alias("#holds"))["#holds"].fill_null(False)
     except pl.exceptions.PolarsError as error:
-        raise JobError(f"{where!r}: {str(error).splitlines()[0]}", ("source", "where")) from None
+        raise JobError(f"{where!r}: {wrong_types(error)}", ("source", "where")) from None
     if holds.dtype != pl.Boolean:
         raise JobError(f"{where!r} is {holds.dtype}, where true or false is wanted", ("source", "where"))
     chosen = tuple(b for b, hold in zip(found, holds, strict=True) if hold)
     if not chosen:
-        raise JobError(f"no batch has {where!r}", ("source", "where"))
+        types = ", ".join(f"{name} ({dtype})" for name, dtype in schema.items())
+        raise JobError(f"no batch has {where!r}, by {types}", ("source", "where"))
     return chosen
 
 

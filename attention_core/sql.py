@@ -71,6 +71,12 @@ def _beyond(sql: str, what: str) -> ValueError:
     return ValueError(f"{sql!r} looks beyond its row ({what}); ask a rule above for what is known of the scope")
 
 
+def wrong_types(error: pl.exceptions.PolarsError) -> str:
+    """What an expression does with columns of types that do not go together."""
+    line = str(error).splitlines()[0]
+    return "a time is compared with a text; write it as date '2024-12-31'" if "date/datetime/time" in line else line
+
+
 def columns_of(sql: str) -> list[str]:
     """The columns that an expression names, sorted."""
     return sorted(set(row_expression(sql).meta.root_names()))

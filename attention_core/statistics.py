@@ -103,7 +103,8 @@ def read(folder: Where, heads: Sequence[Head], what: str) -> Published:
         for head in heads:
             rule = said["rules"].get(head.weights[0], {})
             if rule.get("identity") != _identity(head, heads):
-                raise JobError(f"{what}: they are of other rules, and know nothing of {head.named()} as it is here", AT)
+                fix = f"and know nothing of {head.named()} as it is here; a run with statistics: fresh publishes those"
+                raise JobError(f"{what}: they are of other rules, {fix}", AT)
             if not shared(head):
                 continue
             with reading(folder / rule["file"]):

@@ -24,7 +24,7 @@ from attention_core.errors import printable
 from attention_core.plan import Estimate, Plan
 from attention_core.run import Run
 from attention_core.work import Watch
-from flows.summary import HEADERS, counted, headline, planned, table
+from flows.summary import HEADERS, counted, headline, planned, strange, table
 
 # Names and data are printed as they stand: what looks like markup or an emoji in them is none.
 out = Console(highlight=False, markup=False, emoji=False, width=None if sys.stdout.isatty() else 10_000)
@@ -82,6 +82,8 @@ def summary(record: Mapping[str, Any], again: str) -> None:
     if record["batches"]:
         _print(_table(HEADERS, table(record), right_from=1))
         out.print("min, mean and max are of the weights; effective is Kish's effective sample size", style="dim")
+        for what in strange(record):
+            note(what)
     if record.get("report"):
         line(f"page: {record['report']}")
     for path in record["tables"]:
@@ -126,7 +128,14 @@ def plan(run: Run, found: Plan, every: bool, refused: str | None = None) -> None
 def made(run: Run) -> None:
     """What the rules make: columns beside the rows, and tables."""
     if not run.rowless:
-        line(f"adds: {_named(run.added())}")
+        written = set(run.output_columns())
+        line(f"adds: {_named({n: t for n, t in run.added().items() if n in written}) or 'nothing'}")
+        left = [name for name in run.added() if name not in written]
+        if left:
+            note(f"sink.columns leaves out what the rules add: {', '.join(left)}")
+    if run.left_out and run.given is None and run.asks:
+        which = counted(len(run.left_out), "batch")
+        note(f"source.where leaves {which} out, whose outputs stay; what rules know of a scope is of the others alone")
     for head in pooling(run.heads):
         line(f"table: {run.place.table(head.rule)}: {_named(table_types(head, run.columns_with_added()))}")
 

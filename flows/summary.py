@@ -8,6 +8,10 @@ from typing import Any
 from attention_core.errors import printable
 
 HEADERS = ("rule", "rows", "missing", "min", "mean", "max", "effective", "seconds", "rows/s")
+STRANGE = {
+    "later_than_now": "later than now, and counted as of now",
+    "unseen": "of groups or values that those who taught have not seen, and counted as missing",
+}
 CHANGES = ("rule", "mean", "was", "effective", "was", "missing", "was")
 
 
@@ -58,6 +62,16 @@ def missing(measures: Mapping[str, Any]) -> list[tuple[str, str, str]]:
         "key later than now": measures.get("later_than_now", 0),
     }
     return [(what, f"{n:,}", percent(n / measures["rows"])) for what, n in counts.items() if n]
+
+
+def strange(record: Mapping[str, Any]) -> list[str]:
+    """What a person may not expect of the keys of a run: those that are later than now, or that nobody has taught."""
+    return [
+        f"{named(column, s)}: {s[measure]:,} {'key is' if s[measure] == 1 else 'keys are'} {what}"
+        for column, s in record["weights"].items()
+        for measure, what in STRANGE.items()
+        if s.get(measure)
+    ]
 
 
 def missing_share(measures: Mapping[str, Any]) -> float:

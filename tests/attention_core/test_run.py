@@ -406,6 +406,29 @@ def test_weights_sum_to_one_over_all_files(cut, undisturbed):
     assert len(sums) == 3 and all(s == pytest.approx(1, abs=1e-12) for s in sums)
 
 
+@pytest.mark.parametrize(
+    ("entry", "sql", "said"),
+    [
+        ("mask", "g = 1", "mask: cannot compare string with numeric type"),
+        ("fit", "day = '2024-03-02'", "fit: a time is compared with a text; write it as date '2024-12-31'"),
+        ("mask", "x > 'a'", "mask: cannot compare string with numeric type"),
+    ],
+)
+def test_what_cannot_be_compared_is_refused_before_any_row_is_read(folder, entry, sql, said):
+    folder.job({"key": "x", entry: sql}).put("day=2024-03-02/a.parquet", frame(5))
+    with pytest.raises(JobError, match=rf"attention\[0\]\.{said}"):
+        opened(folder.path / "job.yaml")
+
+
+def test_a_day_is_picked_by_its_date(folder):
+    for day in (1, 2):
+        folder.job(source={"where": "day = date '2024-03-02'"}).put(f"day=2024-03-0{day}/a.parquet", [day])
+    assert folder.run().written == 1
+    folder.job(source={"where": "day = '2024-03-02'"})
+    with pytest.raises(JobError, match="source.where: .*write it as date '2024-12-31'"):
+        folder.run()
+
+
 # Killed at any moment
 
 KILLED = """
@@ -956,7 +979,7 @@ def test_where_leaves_the_outputs_of_others_alone(folder):
     assert folder.run().written == 1
     assert folder.written(before) == ["month=3/a.parquet"] and len(folder.held()) == 3
     folder.job(source={"where": "month > 3"})
-    with pytest.raises(JobError, match="no batch has 'month > 3'"):
+    with pytest.raises(JobError, match=r"no batch has 'month > 3', by month \(Int64\)"):
         folder.run()
     folder.job(source={"where": "mont > 3"})
     with pytest.raises(JobError, match="did you mean 'month'"):

@@ -1,5 +1,6 @@
 """`farol` as a user calls it: what it prints, how it ends, and what it leaves."""
 
+import datetime as dt
 import json
 import os
 import re
@@ -105,6 +106,36 @@ def test_plan(folder):
     assert [line.split() for line in lines[1:4]] == [["batch", "status", "why"], ["a.parquet", "new"],
                                                      ["b.parquet", "new"]]  # fmt: skip
     assert lines[-2:] == ["adds: high_weight (Float64), x_weighted (Float64)", f"writes to {folder.path / 'out'}"]
+
+
+def test_what_is_not_written_is_not_said_to_be_added(folder):
+    folder.job("sink: {", "sink: {columns: [x, x_weighted], ")
+    lines = folder.farol("check", "job.yaml")[1].splitlines()
+    assert lines[-2:] == ["adds: x_weighted (Float64)",
+                          "note: sink.columns leaves out what the rules add: high_weight"]  # fmt: skip
+
+
+def test_a_plan_says_whose_statistics_they_are_where_batches_are_left_out(folder):
+    folder.data("m=1/a.parquet", x=[1])
+    folder.data("m=2/a.parquet", x=[2])
+    (folder.path / "in/a.parquet").unlink()
+    (folder.path / "in/b.parquet").unlink()
+    where = "--set", "source.where=m = 1"
+    said = (
+        "note: source.where leaves 1 batch out, whose outputs stay; what rules know of a scope is of the others alone"
+    )
+    assert said not in folder.farol("plan", "job.yaml", *where)[1]  # which needs to know nothing
+    folder.job(*ZSCORE)
+    assert said in folder.farol("plan", "job.yaml", *where)[1].splitlines()
+
+
+def test_a_run_says_which_keys_are_later_than_now_or_unseen(folder, server):
+    old, new = ZSCORE
+    folder.job(old, "{kind: recency, now: 2024-01-01}", more="    apply: weights\n")
+    folder.data("a.parquet", x=[dt.datetime(2024, 1, 2), dt.datetime(2023, 1, 1)])
+    folder.data("b.parquet", x=[dt.datetime(2024, 1, 3)])
+    lines = folder.farol("run", "job.yaml")[1].splitlines()
+    assert "note: high: 2 keys are later than now, and counted as of now" in lines
 
 
 def test_a_plan_says_what_is_copied_and_what_would_let_more_be(folder, monkeypatch):
