@@ -10,7 +10,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from deltalake import DeltaTable, Field
+from deltalake import DeltaTable, Field, TableFeatures
 from deltalake.schema import PrimitiveType
 from deltalake.transaction import AddAction
 from polars.testing import assert_frame_equal
@@ -379,14 +379,26 @@ def test_nor_where_they_write_while_a_run_publishes(folder, monkeypatch, by_them
     assert sorted(read(folder)["x"]) == [2, 4, 7] and folder.run().plan.nothing
 
 
-@pytest.mark.parametrize(
-    ("setting", "said"),
-    [({"delta.appendOnly": "true"}, "delta.appendOnly"), ({"delta.constraints.p": "x > 0"}, "delta.constraints.p")],
-)
-def test_settings_that_it_does_not_heed_are_refused_before_any_work(folder, setting, said):
+def vectors(table):
+    table.alter.add_feature(TableFeatures.DeletionVectors, True)
+
+
+def constrained(table):
+    table.alter.add_constraint({"p": "x > 0"})
+
+
+def append_only(table):
+    table.alter.set_table_properties({"delta.appendOnly": "true"})
+
+
+SET = {"deletionVectors": vectors, "delta.constraints.p": constrained, "delta.appendOnly": append_only}
+
+
+@pytest.mark.parametrize(("said", "by_them"), SET.items())
+def test_settings_that_it_does_not_heed_are_refused_before_any_work(folder, said, by_them):
     folder.job(DOUBLE, sink=DELTA).put("a.parquet", [1])
     folder.run()
-    DeltaTable(folder.path / "out").alter.set_table_properties(setting, raise_if_not_exists=False)
+    by_them(DeltaTable(folder.path / "out"))
     folder.put("a.parquet", [-1])
     with pytest.raises(JobError, match=f"sink.format: .*has {said}, which Farol does not heed"):
         folder.run()
