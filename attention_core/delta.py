@@ -287,7 +287,8 @@ def placed(batch: str, run: str, by: Sequence[str]) -> str:
     A folder's `=` is written otherwise unless it says a partition: some readers believe it, whatever the table says.
     """
     *folders, name = batch.split("/")
-    kept = [f if f.partition("=")[0] in by else f.replace("%", "%25").replace("=", "%3D") for f in folders]
+    said = [f for f in folders if "=" in f and f.partition("=")[0] in by]
+    kept = [f if f in said else f.replace("%", "%25").replace("=", "%3D") for f in folders]
     return "/".join([*kept, f"{run}-{name}"])
 
 

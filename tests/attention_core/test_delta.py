@@ -166,7 +166,9 @@ def test_a_column_that_files_have_too_is_no_partition(folder):
     assert read(folder)["g"].to_list() == [5, 6]
 
 
-@pytest.mark.parametrize(("name", "by"), [("a=1/b=2/c.pq", ["a"]), ("a/b%2/c", []), ("x.parquet", []), ("%=/x", ["%"])])
+@pytest.mark.parametrize(
+    ("name", "by"), [("a=1/b=2/c.pq", ["a"]), ("a/b%2/c", []), ("x.parquet", []), ("%=/x", ["%"]), ("a%41/x", ["a%41"])]
+)
 def test_a_file_tells_its_batch(name, by):
     assert delta._batch(placed(name, "0123456789abcdef", by)) == name
     assert delta._batch(name) == name
