@@ -31,6 +31,18 @@ NAIVE, NAIVE_FEATURE = "timestamp_ntz", "timestampNtz"
 LACKS = "no nanoseconds, times of day, durations, UInt64, Float16 or Arrays"
 _OURS = re.compile(r"(?:(.*)/)?[0-9a-f]{16}-([^/]+)", re.DOTALL)
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+_ODD, _ODD_IN_A_URL = re.compile(r"[%\\\x00-\x1f\x7f]"), re.compile(r"[%\\#?\x00-\x1f\x7f]")
+_HEEDED = {
+    "appendOnly",
+    "invariants",
+    "checkConstraints",
+    "changeDataFeed",
+    "timestampNtz",
+    "inCommitTimestamp",
+    "variantType",
+    "variantType-preview",
+    "vacuumProtocolCheck",
+}  # features; of two of them, the settings count
 
 
 class Outdated(Exception):
@@ -41,12 +53,12 @@ class Outdated(Exception):
 class Commit:
     """What a run makes of a table, beside its files: plain data, so that who finishes an interrupted one knows it.
 
-    version: how often Farol has committed, this time included. schema: Delta's, as JSON. by: the partition columns.
+    number: how often Farol has committed, this time included. schema: Delta's, as JSON. by: the partition columns.
     replaces: the files that are the table's no longer, by batch. values: of each new file, by batch, the values of the
     partition columns as Delta writes them; rows: how many each has.
     """
 
-    version: int
+    number: int
     schema: str
     by: Sequence[str]
     replaces: Mapping[str, str]
@@ -74,9 +86,12 @@ class Table:
         except ImportError:
             what = "delta needs the package deltalake, 1.6.4 or later; pip install deltalake brings it"
             raise JobError(what, AT) from None
-        if re.search(r"[%\\\n]", str(self.sink)):
-            what = f"{self.sink}: deltalake takes a % in the path of a table for another sign, and so a backslash"
+        odd = (_ODD_IN_A_URL if isinstance(self.sink, Remote) else _ODD).search(str(self.sink))
+        if odd:
+            what = f"{self.sink}: deltalake takes a {odd[0]!r} in the path of a table for something else"
             raise JobError(f"{what}; name another sink.path", AT)
+        if isinstance(self.sink, Path) and within_table(*self.sink.parents):
+            raise JobError(f"{self.sink} lies in a Delta table; name another sink.path", AT)
         with self._asked():
             foreign = (f for f in self.sink.rglob("*.parquet") if not _OURS.fullmatch(f.name))
             plain = None if _is_table(self.sink) else next(foreign, None)
@@ -88,6 +103,12 @@ class Table:
         """The files of the newest version, by the batch that each is of; a file of somebody else's by its own path."""
         self._seen()
         return self._live
+
+    def foreign(self) -> str:
+        """What is wrong where others have written rows."""
+        found = [path for path in self._seen() if not _OURS.fullmatch(path)]
+        what = f"has files that Farol did not write, as {found[0]}, perhaps by optimize" if found else ""
+        return f"{what}; DeltaTable.restore to the version before, or name another sink.path" if found else ""
 
     def forget(self) -> None:
         """Looks again when it is asked next."""
@@ -128,17 +149,21 @@ class Table:
         """
         from deltalake.exceptions import CommitFailedError
 
+        said = ""
         for _ in range(TRIES):
             self.forget()
-            with suppress(CommitFailedError), self._asked(CommitFailedError):
-                table = self._opened()
-                if _done(table) < commit.version:
-                    self._committed(table, run, moves, removes, commit)
-                self.forget()
-                return
-        raise DataError(f"{self.sink}: others write to the table all the time; run again")
+            try:
+                with self._asked(CommitFailedError):
+                    table = self._opened()
+                    if _done(table) < commit.number:
+                        self._tried(table, run, moves, removes, commit)
+                    self.forget()
+                    return
+            except CommitFailedError as error:  # as where somebody else was faster
+                said = str(error).splitlines()[0][:300]
+        raise DataError(f"{self.sink}: the Delta table does not take the commit: {said}; run again")
 
-    def _committed(
+    def _tried(
         self, table: DeltaTable | None, run: str, moves: Sequence[str], removes: Sequence[str], commit: Commit
     ) -> None:
         from deltalake import CommitProperties, Schema, TableFeatures, Transaction
@@ -160,7 +185,7 @@ class Table:
         if wrong:
             raise Outdated(wrong)
         schema, by, moment = Schema.from_json(commit.schema), list(commit.by), int(time.time() * 1000)
-        said = CommitProperties({"userMetadata": commit.job}, 0, [Transaction(APP, commit.version)])
+        said = CommitProperties({"userMetadata": commit.job}, 0, [Transaction(APP, commit.number)])
         if table is None:
             create_table_with_add_actions(
                 str(self.sink), schema, new, "error", by, name=commit.job, commit_properties=said
@@ -177,17 +202,14 @@ class Table:
     def _objection(self, table: DeltaTable, schema: str, by: Sequence[str], leave: Collection[str]) -> str:
         """What keeps a commit from being right. leave: the batches whose files are replaced or removed."""
         metadata, features = table.metadata(), table.protocol()
-        foreign = [path for path in self._seen() if not _OURS.fullmatch(path)]
-        if foreign:
-            what = f"has files that Farol did not write, as {foreign[0]}, perhaps by optimize"
-            return f"{what}; DeltaTable.restore to the version before, or name another sink.path"
+        if foreign := self.foreign():
+            return foreign
         if len(self.live()) < len(self._seen()):
             return "has two files of one batch; DeltaTable.restore to the version before"
         set_to = [name for name in metadata.configuration if name.startswith("delta.constraints.")]
         if metadata.configuration.get("delta.appendOnly", "").lower() == "true":
             set_to.append("delta.appendOnly")
-        if "deletionVectors" in (features.reader_features or ()):
-            set_to.append("deletionVectors")
+        set_to += sorted({*(features.reader_features or ()), *(features.writer_features or ())} - _HEEDED)
         if set_to:
             return f"has {', '.join(set_to)}, which Farol does not heed; take it away, or name another sink.path"
         was = list(metadata.partition_columns)
@@ -197,7 +219,7 @@ class Table:
         other, stay = _other(table, schema), sorted(self.live().keys() - leave)
         if stay and other:
             what = f"and the run differ in columns ({', '.join(other)}), and the file of {stay[0]} would stay as it is"
-            return f"{what}; run once with --full and without source.where, or name another sink.path"
+            return f"{what}; run once with --full, without source.where or gone: keep, or name another sink.path"
         return ""
 
     def _seen(self) -> list[str]:
@@ -256,7 +278,7 @@ def _other(table: DeltaTable, schema: str) -> list[str]:
     """The columns that are not the same in a table and in a schema; their order is nobody's concern."""
     from deltalake import Schema
 
-    old, new = ({f.name: f for f in s.fields} for s in (table.schema(), Schema.from_json(schema)))
+    old, new = ({f.name: (f.type, f.nullable) for f in s.fields} for s in (table.schema(), Schema.from_json(schema)))
     return [name for name in {**old, **new} if old.get(name) != new.get(name)]
 
 
@@ -266,16 +288,15 @@ def refuse_table(sink: Where) -> None:
     Raises:
         JobError: saying so.
     """
-    with suppress(OSError):  # who cannot look there cannot write there either
-        if _is_table(sink):
-            raise JobError(f"{sink} is a Delta table, which format: delta writes; or name another sink.path", AT)
+    if within_table(sink, *(sink.parents if isinstance(sink, Path) else ())):
+        what = f"{sink} is a Delta table, or lies in one, which format: delta writes"
+        raise JobError(f"{what}; or name another sink.path", AT)
 
 
-def within_table(folder: Where) -> bool:
-    """Whether a folder is a table, or lies in one."""
-    around = folder.parents if isinstance(folder, Path) else ()  # of a bucket, one may list a part alone
-    for one in (folder, *around):
-        with suppress(OSError):
+def within_table(*folders: Where) -> bool:
+    """Whether any of these folders is a table; of those that nobody lets us look into, nothing is said."""
+    for one in folders:
+        with suppress(OSError, DataError):
             if _is_table(one):
                 return True
     return False

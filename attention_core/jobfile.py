@@ -331,7 +331,8 @@ def _said(errors: list[Any], at: At, model: type[BaseModel]) -> str:
     match first["type"]:
         case "extra_forbidden":
             name = str(at[-1])
-            return f"not known here{_home(name, model) or nearest(name, _names(model, first['loc'][:-1]))}"
+            near = nearest(name, _names(model, first["loc"][:-1]))
+            return f"not known here{near if near.startswith('; did') else _home(name, model) + near}"
         case "missing":
             return "is missing"
         case "union_tag_invalid":

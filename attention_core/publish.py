@@ -250,8 +250,10 @@ class Place(Generic[P]):
         if commit is not None:
             check()
             try:
-                self._commit(commit, told)
+                self._committed(commit, told)
             except Outdated as error:
+                for name in told["moves"]:
+                    self._target(name, told["run"], commit).unlink(missing_ok=True)
                 self.journal.unlink()
                 raise self._given_up(error) from None
         folders.clear()
@@ -273,12 +275,13 @@ class Place(Generic[P]):
         """Where a run's output of a batch goes."""
         return self.sink / (name if commit is None else placed(name, run, commit.by))
 
-    def _commit(self, commit: Commit, told: Mapping[str, Any]) -> None:
+    def _committed(self, commit: Commit, told: Mapping[str, Any]) -> None:
         """Makes what was moved the table's newest version."""
         (self.delta or Table(self.sink)).commit(told["run"], told["moves"], told["removes"], commit)
         if isinstance(self.sink, Path):  # the library leaves that to the system
-            _sync(max((self.sink / LOG).glob("*.json")))
-            _sync(self.sink / LOG)
+            log: Path = self.sink / LOG
+            for path in (*sorted(log.glob("*.json"))[-2:], log):
+                _sync(path)
 
     def _given_up(self, error: Outdated) -> DataError:
         """What is said of a publish that will never be finished; what it had ready is made again."""
@@ -341,8 +344,9 @@ class Place(Generic[P]):
         if commit is not None:
             lease.renew()
             try:
-                self._commit(commit, told)
+                self._committed(commit, told)
             except Outdated as error:
+                remove(*(to for _, to in outputs))
                 remove(by.journal, *(f for f, _ in by.staging.found()))
                 lease.say("")
                 raise self._given_up(error) from None

@@ -403,7 +403,7 @@ class Run:
         if wrong:
             what = batches.cannot(wrong, "kept in a Delta table as it is")
             raise DataError(f"{self.place.sink}: {what}; Delta has {LACKS}")
-        for one, other in itertools.combinations(columns.names, 2):
+        for one, other in itertools.combinations([*columns.names, *self.folders()], 2):
             if one.casefold() == other.casefold():
                 raise DataError(f"{self.place.sink}: {one!r} and {other!r} are one column to Delta; leave one out")
         return schema_of(columns, {n: _ARROW[type(first.types[n])] for n in self.folders()})
@@ -527,7 +527,7 @@ class Run:
         if self.rowless:
             told["unwritten"] = {f.name: asdict(f) for f in footers}
         moves = [] if self.rowless else [f.name for f in done]
-        self.place.publish(check, moves, removes, told, tables, self._commit(done, removes))
+        self.place.publish(check, moves, removes, told, tables, self._becomes(done, removes))
         if self.given is None:
             self.states.forget()
 
@@ -546,14 +546,14 @@ class Run:
         except JobError as error:
             raise self.located(error) from None
 
-    def _commit(self, moves: Sequence[Footer], removes: Sequence[str]) -> Commit | None:
+    def _becomes(self, moves: Sequence[Footer], removes: Sequence[str]) -> Commit | None:
         """What publishing this makes of the table, if the sink is one."""
         if self.place.delta is None or not (moves or removes):
             return None
         by, live, leave = self.folders(), self.place.delta.live(), {*(f.name for f in moves), *removes}
         values = {b.name: {n: _partition(b.partitions.get(n)) for n in by} for b in self.batches}
         return Commit(
-            version=self.place.delta.next(),
+            number=self.place.delta.next(),
             schema=self.table_schema,
             by=by,
             replaces={name: path for name, path in live.items() if name in leave},
@@ -782,7 +782,8 @@ def refuse_plan(run: Run, plan: Plan, full: bool = False, redo: str | None = Non
     Raises:
         JobError: unless `sink.gone` says what becomes of them; always for what Farol did not write.
     """
-    run.takes(plan, run.again(full, redo))
+    if run.place.delta is not None and (foreign := run.place.delta.foreign()):
+        raise run.located(JobError(f"{run.place.sink} {foreign}", ("sink", "format")))
     if plan.gone and run.job.sink.gone == "refuse":
         what = (
             f"{len(plan.gone):,} {'output has' if len(plan.gone) == 1 else 'outputs have'} no input any more, "
@@ -792,6 +793,7 @@ def refuse_plan(run: Run, plan: Plan, full: bool = False, redo: str | None = Non
         raise run.located(JobError(what, ("sink", "gone")))
     if plan.strange:
         raise run.located(JobError(f"{run.place.output(plan.strange[0])} {FOREIGN}", ("sink", "path")))
+    run.takes(plan, run.again(full, redo))
 
 
 def _partition(value: Any) -> str | None:

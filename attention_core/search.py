@@ -14,7 +14,7 @@ from urllib.parse import unquote
 import polars as pl
 
 from attention_core.batches import Batch
-from attention_core.delta import within_table
+from attention_core.delta import LOG, within_table
 from attention_core.errors import DataError, JobError
 from attention_core.stores import Remote, Where, located
 
@@ -79,13 +79,11 @@ def _files(path: str) -> tuple[Where, Sequence[Where]]:
             next(root.found(), None)  # a bucket that is not there says so
     except FileNotFoundError as error:
         raise JobError(str(error), AT) from None
-    if not root.is_file() and within_table(root):
-        what = f"{path} is a Delta table or part of one, where files of older versions lie too"
-        raise JobError(f"{what}; write its newest out as Parquet, or name the files", AT)
     if root != located(path):
         files = [f for f in _matching(path, root) if not _farols(f, root)]
         if not files:
             raise JobError(f"no file matches {path}", AT)
+        _refuse_tables(path, root, files)
         return root, files
     if root.is_file():
         return root.parent, [root]
@@ -94,7 +92,25 @@ def _files(path: str) -> tuple[Where, Sequence[Where]]:
     files = [f for f in _under(root) if not _farols(f, root)]
     if not files:
         raise JobError(f"{path} holds no *.parquet file", AT)
+    _refuse_tables(path, root, files)
     return root, files
+
+
+def _refuse_tables(path: str, root: Where, files: Sequence[Where]) -> None:
+    """Refuses files of Delta tables: those of older versions lie among them.
+
+    Raises:
+        JobError: naming the table.
+    """
+    if isinstance(root, Remote):  # which tells of all that is in it at once
+        inside = {o.key[: o.key.index(f"/{LOG}/")] for o, _ in root.found() if f"/{LOG}/" in o.key}
+        folders: set[Where] = {Remote(root.bucket, key) for key in inside}
+    else:
+        folders = {root / above for f in files for above in _below(f, root).parents}
+    for folder in (*folders, *root.parents):
+        if within_table(folder):
+            what = f"{folder} is a Delta table, where files of older versions lie too"
+            raise JobError(f"{path}: {what}; write its newest out as Parquet, or name the files", AT)
 
 
 def _matching(path: str, root: Where) -> Sequence[Where]:

@@ -74,7 +74,11 @@ def _beyond(sql: str, what: str) -> ValueError:
 def wrong_types(error: pl.exceptions.PolarsError) -> str:
     """What an expression does with columns of types that do not go together."""
     line = str(error).splitlines()[0]
-    return "a time is compared with a text; write it as date '2024-12-31'" if "date/datetime/time" in line else line
+    return (
+        "a time is compared with a text; write it as date '2024-12-31', or time '12:00:00'"
+        if "date/datetime/time" in line
+        else line
+    )
 
 
 def columns_of(sql: str) -> list[str]:

@@ -84,7 +84,7 @@ def run(
     overrides = [*set, *(f"{entry}={value}" for entry, value in own.items() if value is not None)]
     opening = opened(job, overrides)
     plan = opening.plan()
-    refuse_plan(opening, plan)
+    refuse_plan(opening, plan, full, redo)
     if plan.nothing and not full and redo is None and not _server():
         record = execute(opening).plain()
     else:

@@ -19,6 +19,7 @@ from test_run import DOUBLE, GROUPS, SOFTMAX, Folder, frame, killed, table_bits
 from attention_core import delta
 from attention_core.delta import Table, placed
 from attention_core.errors import DataError, FarolError, JobError
+from attention_core.stores import Remote
 
 DELTA = {"format": "delta"}
 
@@ -86,7 +87,7 @@ def test_only_what_changed_is_replaced(folder):
 @pytest.mark.parametrize(("gone", "left"), [("remove", 1), ("keep", 3)])
 def test_outputs_whose_input_is_gone(folder, gone, left):
     folder.job(DOUBLE, sink=DELTA).put("a.parquet", [1])
-    (lost,) = [folder.put("b.parquet", [7, 8])]
+    lost = folder.put("b.parquet", [7, 8])
     folder.run()
     lost.unlink()
     with pytest.raises(JobError, match="1 output has no input any more, the first of them b.parquet"):
@@ -146,6 +147,23 @@ def test_columns_that_differ_in_case_alone_are_refused(folder):
     folder.job(DOUBLE, sink=DELTA).put("a.parquet", pl.DataFrame({"x": [1], "X": [2]}))
     with pytest.raises(DataError, match="out: 'x' and 'X' are one column to Delta; leave one out"):
         folder.run()
+    folder.put("a.parquet", [1]).rename(folder.put("X=1/a.parquet", [1]))
+    with pytest.raises(DataError, match="out: 'x' and 'X' are one column to Delta; leave one out"):
+        folder.run()
+
+
+@pytest.mark.parametrize("key", ["o#x", "o?x", "o%20x", "o\\x"])
+def test_a_key_that_the_library_takes_for_another_is_refused(key):
+    with pytest.raises(JobError, match="deltalake takes a '.*' in the path of a table for something else"):
+        Table(Remote("s3://bucket", key)).checked()
+
+
+def test_a_sink_within_a_table_is_refused(folder):
+    folder.put("a.parquet", frame(20))
+    folder.run()
+    for how in ("delta", "parquet"):
+        with pytest.raises(JobError, match="lies in"):
+            folder.run(f"sink.path={folder.path}/out/inner", f"sink.format={how}")
 
 
 def test_the_folder_of_a_table_may_be_called_almost_anything(folder):
@@ -155,7 +173,7 @@ def test_the_folder_of_a_table_may_be_called_almost_anything(folder):
     assert folder.run().plan.nothing and DeltaTable(folder.path / name).to_pyarrow_table().num_rows == 2
     folder.put("a.parquet", [2])
     assert folder.run().written == 1 and (folder.path / name / "_delta_log").is_dir()
-    with pytest.raises(JobError, match="50%: deltalake takes a % in the path of a table for another sign"):
+    with pytest.raises(JobError, match="50%: deltalake takes a '%' in the path of a table for something else"):
         folder.run("sink.path=50%")
 
 
@@ -295,12 +313,17 @@ def test_other_partitions_are_refused(folder):
 def test_a_table_is_no_folder_of_files_and_a_folder_no_table(folder):
     folder.put("a.parquet", frame(20))
     folder.run()
-    with pytest.raises(JobError, match="sink.format: .*out is a Delta table, which format: delta writes"):
+    with pytest.raises(
+        JobError, match="sink.format: .*out is a Delta table, or lies in one, which format: delta writes"
+    ):
         folder.run("sink.format=parquet")
-    for path in ("out", "out/*.parquet", "out/p=1"):
-        (folder.path / "out/p=1").mkdir(exist_ok=True)
-        with pytest.raises(JobError, match="source.path: .* is a Delta table or part of one, where files of older"):
-            folder.run(f"source.path={folder.path}/{path}", "sink.path=other")
+    (folder.path / "out/p=1").mkdir()
+    shutil.copy(folder.path / "in/a.parquet", folder.path / "out/p=1")
+    for path in ("out", "out/*.parquet", "out/p=1", "out/p=1/*", ".", "*/*/*.parquet"):
+        with pytest.raises(
+            JobError, match="source.path: .*out is a Delta table, where files of older versions lie too"
+        ):
+            folder.run(f"source.path={folder.path}/{path}", f"sink.path={folder.path.parent}/other")
     file = Table(folder.path / "out").path("a.parquet")
     folder.run(f"source.path={file}", f"sink.path={folder.path}/other", "sink.format=parquet", "attention=[{key: y}]")
     other = [f"sink.path={folder.path}/plain"]
@@ -365,7 +388,7 @@ def test_nor_where_they_write_while_a_run_publishes(folder, monkeypatch, by_them
         """They write right before the commit, or when it has looked whether they did."""
         before = at == "commit"
         found = None if before else whole(*given)
-        if not done and (before or sys._getframe(1).f_code.co_name == "_committed"):
+        if not done and (before or sys._getframe(1).f_code.co_name == "_tried"):
             done.append(by_them(sink))
         return whole(*given) if before else found
 
@@ -375,6 +398,7 @@ def test_nor_where_they_write_while_a_run_publishes(folder, monkeypatch, by_them
         folder.run()
     assert done and sorted(read(folder)["x"]) == sorted([1, 2, 7] + [1] * (by_them is theirs))
     assert not (folder.path / "out.farol/journal.json").exists()
+    assert len(list(sink.glob("*-a.parquet"))) == 1  # what was given up is gone
     DeltaTable(sink).restore(0)
     monkeypatch.undo()
     folder.run()
@@ -385,6 +409,10 @@ def vectors(table):
     table.alter.add_feature(TableFeatures.DeletionVectors, True)
 
 
+def tracked(table):
+    table.alter.add_feature(TableFeatures.RowTracking, True)
+
+
 def constrained(table):
     table.alter.add_constraint({"p": "x > 0"})
 
@@ -393,7 +421,12 @@ def append_only(table):
     table.alter.set_table_properties({"delta.appendOnly": "true"})
 
 
-SET = {"deletionVectors": vectors, "delta.constraints.p": constrained, "delta.appendOnly": append_only}
+SET = {
+    "deletionVectors": vectors,
+    "rowTracking": tracked,
+    "delta.constraints.p": constrained,
+    "delta.appendOnly": append_only,
+}
 
 
 @pytest.mark.parametrize(("said", "by_them"), SET.items())
@@ -477,7 +510,7 @@ def cut_short(folder, monkeypatch):
         patched.setattr(Table, "commit", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         folder.run()
     assert not (folder.path / "out/_delta_log").exists()
-    assert json.loads((folder.path / "out.farol/journal.json").read_text())["commit"]["version"] == 1
+    assert json.loads((folder.path / "out.farol/journal.json").read_text())["commit"]["number"] == 1
 
 
 def test_the_first_version_is_finished_too(folder, monkeypatch):
@@ -493,6 +526,6 @@ def test_files_without_a_journal_are_in_nobodys_way(folder, monkeypatch):
 
 def test_a_publish_is_finished_as_it_was_begun_whatever_the_job_says_by_then(folder, monkeypatch):
     cut_short(folder, monkeypatch)
-    with pytest.raises(JobError, match="is a Delta table, which format: delta writes"):
+    with pytest.raises(JobError, match="is a Delta table, or lies in one, which format: delta writes"):
         folder.run("sink.format=parquet", "sink.gone=keep")
     assert version(folder) == 0 and read(folder).height == 20

@@ -116,11 +116,14 @@ REFUSED = [
     ("above: 15", "above: 15, abov: 1", "10:41: attention[0].score.abov: not known here; did you mean 'above'?"),
     ("{group: [carrier]}", "{group: [a], groups: [b]}",
      "13:24: attention[1].over.groups: not known here; did you mean 'group'?"),
-    ("expect:", "format: delta\nexpect:", "16:1: format: not known here, but under sink"),
-    ("expect:", "path: x\nexpect:", "16:1: path: not known here, but under source or under sink"),
-    ("clip: [0.0, 0.2]", "statistics: frozen", "15:5: attention[1].statistics: not known here, but at the top"),
+    ("expect:", "format: delta\nexpect:", f"16:1: format: not known here, but under sink; there are {TOP}"),
+    ("expect:", "path: x\nexpect:", f"16:1: path: not known here, but under source or under sink; there are {TOP}"),
+    ("clip: [0.0, 0.2]", "statistics: frozen",
+     "15:5: attention[1].statistics: not known here, but at the top; there are name, key, value, over, score, weight, "
+     "mask, fit, missing, keep, clip, scale, apply, rename"),
     ("above: 15", "above: 15, keep: {top_k: 1}",
-     "10:41: attention[0].score.keep: not known here, but under attention[]"),
+     "10:41: attention[0].score.keep: not known here, but under attention[]; there are kind, above, at_least, below, "
+     "at_most, absolute"),
     ("expect:", "colour: red\nexpect:", f"16:1: colour: not known here; there are {TOP}"),
     ("{mean: {min: 1}}", "{mean: {mni: 1}}", "17:17: expect.late.mean.mni: not known here; did you mean 'min'?"),
     ("{mean: {min: 1}}", "{meen: {min: 1}}", "17:10: expect.late.meen: 'meen' is not measured; did you mean 'mean'?"),

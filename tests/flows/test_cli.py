@@ -13,6 +13,8 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from deltalake import DeltaTable, Field
+from deltalake.schema import PrimitiveType
 
 from attention_core import batches
 from attention_core.hold import held
@@ -81,6 +83,17 @@ def test_what_is_new_is_done_and_what_is_asked_for_again(folder, server):
     assert done() == 0
     assert done("--redo", "[ab]*") == 2
     assert done("--full") == 3
+
+
+def test_full_is_the_way_out_where_a_plan_alone_is_refused(folder, server):
+    folder.job("sink: {", "sink: {format: delta, ")
+    assert folder.farol("run", "job.yaml")[0] == 0
+    DeltaTable(folder.path / "out").alter.add_columns([Field("extra", PrimitiveType("string"))])
+    folder.data("b.parquet", x=[7])
+    status, _, err = folder.farol("run", "job.yaml")
+    assert status == 2 and "differ in columns (extra)" in err
+    assert folder.farol("run", "job.yaml", "--full")[0] == 0
+    assert DeltaTable(folder.path / "out").to_pyarrow_table().num_rows == 8
 
 
 def test_set_and_the_options_that_stand_for_it(folder, server):
