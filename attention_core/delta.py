@@ -67,13 +67,23 @@ class Commit:
     job: str
 
 
+@dataclass(frozen=True, eq=False)
+class Version:
+    """A table as it was when it was looked at; None where there is none. live: its files, by the batch that each is of;
+    a file of somebody else's by its own path.
+    """
+
+    table: DeltaTable | None
+    paths: Sequence[str]
+    live: Mapping[str, str]
+
+
 @dataclass
 class Table:
     """The table that a sink is, or will be."""
 
     sink: Where
-    _paths: list[str] | None = field(default=None, init=False)  # of the newest version's files
-    _live: dict[str, str] = field(default_factory=dict, init=False)
+    _newest: Version | None = field(default=None, init=False)
 
     def checked(self) -> None:
         """Refuses what cannot become a table.
@@ -99,30 +109,43 @@ class Table:
             what = f"{self.sink} holds Parquet files that are no Delta table's, as {plain.name}"
             raise JobError(f"{what}; name another sink.path, or move them away", AT)
 
-    def live(self) -> Mapping[str, str]:
-        """The files of the newest version, by the batch that each is of; a file of somebody else's by its own path."""
-        self._seen()
-        return self._live
+    def newest(self) -> Version:
+        """The newest version, as it was when this was asked first."""
+        if self._newest is None:
+            from deltalake import DeltaTable
 
-    def foreign(self) -> str:
-        """What is wrong where others have written rows."""
-        found = [path for path in self._seen() if not _OURS.fullmatch(path)]
-        what = f"has files that Farol did not write, as {found[0]}, perhaps by optimize" if found else ""
-        return f"{what}; DeltaTable.restore to the version before, or name another sink.path" if found else ""
+            with self._asked():
+                table = DeltaTable(str(self.sink)) if _is_table(self.sink) else None
+                found = [] if table is None else pa.table(table.get_add_actions())["path"].to_pylist()
+            paths = [unquote(path) for path in found]
+            self._newest = Version(table, paths, {_batch(path): path for path in paths})
+        return self._newest
 
     def forget(self) -> None:
         """Looks again when it is asked next."""
-        self._paths = None
+        self._newest = None
+
+    def live(self) -> Mapping[str, str]:
+        """The files of the newest version, by batch."""
+        return self.newest().live
+
+    def foreign(self) -> str:
+        """What is wrong where others have written rows."""
+        found = next((path for path in self.newest().paths if not _OURS.fullmatch(path)), None)
+        if found is None:
+            return ""
+        what = f"has files that Farol did not write, as {found}, perhaps by optimize"
+        return f"{what}; DeltaTable.restore to the version before, or name another sink.path"
 
     def path(self, batch: str) -> Where:
         """Where the output of a batch lies; a place where nothing does, if there is none."""
         return self.sink / self.live().get(batch, f"{LOG}/{batch}")
 
-    def next(self) -> int:
-        """The number of the next commit of Farol's."""
+    def done(self) -> int:
+        """How often Farol has committed."""
+        table = self.newest().table
         with self._asked():
-            table = self._opened()
-            return 1 + _done(table)
+            return 0 if table is None else table.transaction_version(APP) or 0
 
     def takes(self, schema: str, by: Sequence[str], names: Sequence[str], leave: Collection[str]) -> None:
         """Refuses, before any work, what `commit` would.
@@ -135,8 +158,7 @@ class Table:
         for name in names:
             _refuse_name(name, by)
         with self._asked():
-            table = self._opened()
-            wrong = "" if table is None else self._objection(table, schema, by, leave)
+            wrong = self._objection(schema, by, leave)
         if wrong:
             raise JobError(f"{self.sink} {wrong}", AT)
 
@@ -154,18 +176,15 @@ class Table:
             self.forget()
             try:
                 with self._asked(CommitFailedError):
-                    table = self._opened()
-                    if _done(table) < commit.number:
-                        self._tried(table, run, moves, removes, commit)
-                    self.forget()
-                    return
+                    if self.done() < commit.number:
+                        self._tried(run, moves, removes, commit)
+                self.forget()
+                return
             except CommitFailedError as error:  # as where somebody else was faster
                 said = str(error).splitlines()[0][:300]
         raise DataError(f"{self.sink}: the Delta table does not take the commit: {said}; run again")
 
-    def _tried(
-        self, table: DeltaTable | None, run: str, moves: Sequence[str], removes: Sequence[str], commit: Commit
-    ) -> None:
+    def _tried(self, run: str, moves: Sequence[str], removes: Sequence[str], commit: Commit) -> None:
         from deltalake import CommitProperties, Schema, TableFeatures, Transaction
         from deltalake.transaction import AddAction, RemoveAction, create_table_with_add_actions
 
@@ -178,8 +197,8 @@ class Table:
             stats = json.dumps({"numRecords": commit.rows[name]})
             return AddAction(path, seen.st_size, commit.values[name], seen.st_mtime_ns // 10**6, True, stats)
 
-        new, leave = at_once(added, moves, self.sink), {*moves, *removes}
-        wrong = "" if table is None else self._objection(table, commit.schema, commit.by, leave)
+        new, leave, table = at_once(added, moves, self.sink), {*moves, *removes}, self.newest().table
+        wrong = self._objection(commit.schema, commit.by, leave)
         if {name: path for name, path in self.live().items() if name in leave} != commit.replaces:
             wrong = wrong or "was written to by somebody else in the meantime"
         if wrong:
@@ -199,12 +218,15 @@ class Table:
                 table.alter.add_feature(TableFeatures.TimestampWithoutTimezone, True)
         table.create_write_transaction([*new, *old], mode, schema, by, commit_properties=said)
 
-    def _objection(self, table: DeltaTable, schema: str, by: Sequence[str], leave: Collection[str]) -> str:
+    def _objection(self, schema: str, by: Sequence[str], leave: Collection[str]) -> str:
         """What keeps a commit from being right. leave: the batches whose files are replaced or removed."""
-        metadata, features = table.metadata(), table.protocol()
+        now = self.newest()
+        if now.table is None:
+            return ""
+        metadata, features = now.table.metadata(), now.table.protocol()
         if foreign := self.foreign():
             return foreign
-        if len(self.live()) < len(self._seen()):
+        if len(now.live) < len(now.paths):
             return "has two files of one batch; DeltaTable.restore to the version before"
         set_to = [name for name in metadata.configuration if name.startswith("delta.constraints.")]
         if metadata.configuration.get("delta.appendOnly", "").lower() == "true":
@@ -216,26 +238,11 @@ class Table:
         if was != list(by):
             what = f"is partitioned by {', '.join(was) or 'no column'}, not by {', '.join(by) or 'none'}"
             return f"{what}; name another sink.path"
-        other, stay = _other(table, schema), sorted(self.live().keys() - leave)
+        other, stay = _other(now.table, schema), sorted(now.live.keys() - leave)
         if stay and other:
             what = f"and the run differ in columns ({', '.join(other)}), and the file of {stay[0]} would stay as it is"
             return f"{what}; run once with --full, without source.where or gone: keep, or name another sink.path"
         return ""
-
-    def _seen(self) -> list[str]:
-        """The paths of the newest version's files."""
-        if self._paths is None:
-            with self._asked():
-                table = self._opened()
-                found = [] if table is None else pa.table(table.get_add_actions())["path"].to_pylist()
-            self._paths = [unquote(path) for path in found]
-            self._live = {_batch(path): path for path in self._paths}
-        return self._paths
-
-    def _opened(self) -> DeltaTable | None:
-        from deltalake import DeltaTable
-
-        return DeltaTable(str(self.sink)) if _is_table(self.sink) else None
 
     @contextmanager
     def _asked(self, *passing: type[Exception]) -> Iterator[None]:
@@ -249,11 +256,6 @@ class Table:
             line = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
             said = plainly(error, self.sink) if isinstance(self.sink, Remote) else line
             raise DataError(f"{self.sink}: the Delta table cannot be read or written: {said}") from None
-
-
-def _done(table: DeltaTable | None) -> int:
-    """How often Farol has committed to a table."""
-    return (table.transaction_version(APP) or 0) if table is not None else 0
 
 
 def _is_table(folder: Where) -> bool:
@@ -327,12 +329,11 @@ def unknown(columns: pa.Schema) -> dict[str, pa.DataType]:
     return {f.name: f.type for f in columns if not _comes_back(_delta(f.type))}
 
 
-def schema_of(columns: pa.Schema, folders: Mapping[str, pa.DataType]) -> str:
-    """Delta's schema, as JSON, of files with these columns, in folders that say those; all may be null."""
+def schema_of(columns: pa.Schema) -> str:
+    """Delta's schema of these columns, as JSON; all may be null."""
     from deltalake import Schema
 
-    types = {f.name: _delta(f.type) for f in columns} | dict(folders)
-    return str(Schema.from_arrow(pa.schema(types)).to_json())
+    return str(Schema.from_arrow(pa.schema({f.name: _delta(f.type) for f in columns})).to_json())
 
 
 _WIDER = {pa.uint8(): pa.int16(), pa.uint16(): pa.int32(), pa.uint32(): pa.int64()}

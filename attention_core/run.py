@@ -62,7 +62,6 @@ from attention_core.work import Each, Watch, threads
 SPLIT_ROWS = 1 << 20
 FREE_SHARE = 4  # this part of the free memory may hold what a pass read, for the next
 KEPT = 128 << 20  # bytes of it, at most, where they were read from files
-_ARROW = {pl.Int64: pa.int64(), pl.Date: pa.date32(), pl.String: pa.string()}  # of what folders say
 FOREIGN = "was not written by Farol, and would be lost; name a folder of its own, or move the file away"
 
 
@@ -398,19 +397,22 @@ class Run:
         Raises:
             DataError: naming the columns that it cannot have.
         """
-        columns, first = self._written_columns(), self.batches[0]
+        said = pl.Schema({n: self.batches[0].types[n] for n in self.folders()}).to_frame().to_arrow().schema
+        columns = pa.schema([*self._written_columns(), *said])
         wrong = unknown(columns)
         if wrong:
             what = batches.cannot(wrong, "kept in a Delta table as it is")
             raise DataError(f"{self.place.sink}: {what}; Delta has {LACKS}")
-        for one, other in itertools.combinations([*columns.names, *self.folders()], 2):
-            if one.casefold() == other.casefold():
-                raise DataError(f"{self.place.sink}: {one!r} and {other!r} are one column to Delta; leave one out")
-        return schema_of(columns, {n: _ARROW[type(first.types[n])] for n in self.folders()})
+        named: dict[str, str] = {}
+        for name in columns.names:
+            if (first := named.setdefault(name.casefold(), name)) != name:
+                raise DataError(f"{self.place.sink}: {first!r} and {name!r} are one column to Delta; leave one out")
+        return schema_of(columns)
 
     def folders(self) -> list[str]:
         """The columns that are in no output, but in the names of its folders."""
-        return [n for n in self.batches[0].types if n not in self.output_columns()]
+        written = self.output_columns()
+        return [n for n in self.batches[0].types if n not in written]
 
     def passing(self) -> list[str]:
         """The columns that go from the input to the output with all their rows; none unless there are new ones too."""
@@ -541,23 +543,20 @@ class Run:
             return
         leave = {e.name for e in plan.entries if e.status != "done"}.union(again)
         leave |= set(plan.gone if self.job.sink.gone == "remove" else ())
-        try:
-            self.place.delta.takes(self.table_schema, self.folders(), [b.name for b in self.batches], leave)
-        except JobError as error:
-            raise self.located(error) from None
+        self.place.delta.takes(self.table_schema, self.folders(), [b.name for b in self.batches], leave)
 
     def _becomes(self, moves: Sequence[Footer], removes: Sequence[str]) -> Commit | None:
         """What publishing this makes of the table, if the sink is one."""
         if self.place.delta is None or not (moves or removes):
             return None
         by, live, leave = self.folders(), self.place.delta.live(), {*(f.name for f in moves), *removes}
-        values = {b.name: {n: _partition(b.partitions.get(n)) for n in by} for b in self.batches}
+        of = {b.name: b.partitions for b in self.batches}
         return Commit(
-            number=self.place.delta.next(),
+            number=self.place.delta.done() + 1,
             schema=self.table_schema,
             by=by,
             replaces={name: path for name, path in live.items() if name in leave},
-            values={f.name: values[f.name] for f in moves},
+            values={f.name: {n: None if (v := of[f.name].get(n)) is None else str(v) for n in by} for f in moves},
             rows={f.name: f.rows for f in moves},
             job=self.job.name,
         )
@@ -741,7 +740,7 @@ def execute(
     """
     began = time.monotonic()
     devices.keep_freed_memory()
-    if redo is not None and not any(fnmatch(b.name, redo) for b in run.batches):
+    if redo is not None and not run.again(False, redo):
         raise JobError(f"--redo {redo}: no batch has such a name; the first is {run.batches[0].name}")
     plan = plan or run.plan()
     refuse_plan(run, plan, full, redo)
@@ -782,23 +781,21 @@ def refuse_plan(run: Run, plan: Plan, full: bool = False, redo: str | None = Non
     Raises:
         JobError: unless `sink.gone` says what becomes of them; always for what Farol did not write.
     """
-    if run.place.delta is not None and (foreign := run.place.delta.foreign()):
-        raise run.located(JobError(f"{run.place.sink} {foreign}", ("sink", "format")))
-    if plan.gone and run.job.sink.gone == "refuse":
-        what = (
-            f"{len(plan.gone):,} {'output has' if len(plan.gone) == 1 else 'outputs have'} no input any more, "
-            f"the first of them {plan.gone[0]}; if the source is whole, sink.gone: remove takes them out of the sink, "
-            "and keep leaves them there"
-        )
-        raise run.located(JobError(what, ("sink", "gone")))
-    if plan.strange:
-        raise run.located(JobError(f"{run.place.output(plan.strange[0])} {FOREIGN}", ("sink", "path")))
-    run.takes(plan, run.again(full, redo))
-
-
-def _partition(value: Any) -> str | None:
-    """A folder's value as Delta writes it: a whole number, a date or a text."""
-    return None if value is None else str(value)
+    try:
+        if run.place.delta is not None and (foreign := run.place.delta.foreign()):
+            raise JobError(f"{run.place.sink} {foreign}", ("sink", "format"))
+        if plan.gone and run.job.sink.gone == "refuse":
+            what = (
+                f"{len(plan.gone):,} {'output has' if len(plan.gone) == 1 else 'outputs have'} no input any more, the "
+                f"first of them {plan.gone[0]}; if the source is whole, sink.gone: remove takes them out of the sink, "
+                "and keep leaves them there"
+            )
+            raise JobError(what, ("sink", "gone"))
+        if plan.strange:
+            raise JobError(f"{run.place.output(plan.strange[0])} {FOREIGN}", ("sink", "path"))
+        run.takes(plan, run.again(full, redo))
+    except JobError as error:
+        raise run.located(error) from None
 
 
 def _short(value: float | None) -> str:

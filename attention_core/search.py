@@ -75,47 +75,46 @@ def _files(path: str) -> tuple[Where, Sequence[Where]]:
     """The root of a source's path and the files under it."""
     root = searched(path)
     try:
-        if isinstance(root, Remote):
-            next(root.found(), None)  # a bucket that is not there says so
-    except FileNotFoundError as error:
+        objects = [o for o, _ in root.found()] if isinstance(root, Remote) else []
+    except FileNotFoundError as error:  # of a bucket that is not there
         raise JobError(str(error), AT) from None
     if root != located(path):
-        files = [f for f in _matching(path, root) if not _farols(f, root)]
+        files = [f for f in _matching(path, root, objects) if not _farols(f, root)]
         if not files:
             raise JobError(f"no file matches {path}", AT)
-        _refuse_tables(path, root, files)
+        _refuse_tables(path, root, files, objects)
         return root, files
     if root.is_file():
         return root.parent, [root]
     if not root.is_dir():
         raise JobError(f"there is no file or folder {path}", AT)
-    files = [f for f in _under(root) if not _farols(f, root)]
+    files = [f for f in _under(root, objects) if not _farols(f, root)]
     if not files:
         raise JobError(f"{path} holds no *.parquet file", AT)
-    _refuse_tables(path, root, files)
+    _refuse_tables(path, root, files, objects)
     return root, files
 
 
-def _refuse_tables(path: str, root: Where, files: Sequence[Where]) -> None:
-    """Refuses files of Delta tables: those of older versions lie among them.
+def _refuse_tables(path: str, root: Where, files: Sequence[Where], objects: Sequence[Remote]) -> None:
+    """Refuses files of Delta tables: those of older versions lie among them. objects: all under a root in a store.
 
     Raises:
         JobError: naming the table.
     """
-    if isinstance(root, Remote):  # which tells of all that is in it at once
-        inside = {o.key[: o.key.index(f"/{LOG}/")] for o, _ in root.found() if f"/{LOG}/" in o.key}
-        folders: set[Where] = {Remote(root.bucket, key) for key in inside}
+    if isinstance(root, Remote):  # which has told already of all that is in it
+        parts = [o.key.split("/") for o in objects]
+        folders: set[Where] = {Remote(root.bucket, "/".join(p[: p.index(LOG)])) for p in parts if LOG in p[:-1]}
     else:
-        folders = {root / above for f in files for above in _below(f, root).parents}
+        folders = {root / above for above in {p for f in files for p in _below(f, root).parents}}
     for folder in (*folders, *root.parents):
         if within_table(folder):
             what = f"{folder} is a Delta table, where files of older versions lie too"
             raise JobError(f"{path}: {what}; write its newest out as Parquet, or name the files", AT)
 
 
-def _matching(path: str, root: Where) -> Sequence[Where]:
+def _matching(path: str, root: Where, objects: Sequence[Remote]) -> Sequence[Where]:
     if isinstance(root, Remote):
-        return list(root.glob(str(located(path)).removeprefix(f"{root}/")))
+        return list(root.fitting(str(located(path)).removeprefix(f"{root}/"), objects))
     parts = path[len(str(root)) :].strip("/").split("/")
     for i in range(len(parts)):  # a folder that cannot be looked into would seem to be empty
         for folder in glob.glob(os.path.join(str(root), *parts[:i], ""), recursive=True):
@@ -124,10 +123,10 @@ def _matching(path: str, root: Where) -> Sequence[Where]:
     return [_itself(f) for f in found]
 
 
-def _under(root: Where) -> Iterator[Where]:
+def _under(root: Where, objects: Sequence[Remote]) -> Iterator[Where]:
     """The Parquet files in a folder, at any depth."""
     if isinstance(root, Remote):
-        yield from root.rglob("*.parquet")
+        yield from (o for o in objects if o.key.endswith(".parquet"))
         return
     for folder, _, names in os.walk(root, onerror=_refused):
         files = (Path(folder, name) for name in names if name.endswith(".parquet"))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import os
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -248,11 +248,13 @@ class Remote:
 
     def glob(self, pattern: str) -> Iterator[Remote]:
         """The objects under this key whose path fits, as files do: ** stands for any folders, * and ? for no slash."""
-        fits = re.compile(_pattern(pattern), re.DOTALL)
         with suppress(FileNotFoundError):
-            for one, _ in self.found():
-                if fits.fullmatch(one.relative_to(self).as_posix()):
-                    yield one
+            yield from self.fitting(pattern, (one for one, _ in self.found()))
+
+    def fitting(self, pattern: str, objects: Iterable[Remote]) -> Iterator[Remote]:
+        """Those of these objects under this key that `glob` would give."""
+        fits = re.compile(_pattern(pattern), re.DOTALL)
+        return (one for one in objects if fits.fullmatch(one.relative_to(self).as_posix()))
 
     def iterdir(self) -> Iterator[Remote]:
         """What lies right under this key: objects and folders."""

@@ -14,7 +14,7 @@ from deltalake import DeltaTable, Field, TableFeatures
 from deltalake.schema import PrimitiveType
 from deltalake.transaction import AddAction
 from polars.testing import assert_frame_equal
-from test_run import DOUBLE, GROUPS, SOFTMAX, Folder, frame, killed, table_bits
+from test_run import DOUBLE, GROUPS, SOFTMAX, Folder, before_the_kill, frame, killed, table_bits
 
 from attention_core import delta
 from attention_core.delta import Table, placed
@@ -470,19 +470,8 @@ def test_a_damaged_log_is_one_line(folder):
 # Killed at any moment
 
 
-def before_the_kill(path):
-    folder = Folder(path).job(GROUPS, workers=1, chunk_rows=50, sink={**DELTA, "gone": "remove"})
-    for i in range(3):
-        folder.put(f"p={i}/{i}.parquet", frame(50, i))
-    folder.run()
-    folder.put("p=1/1.parquet", frame(70, 5))
-    folder.put("p=3/3.parquet", frame(30, 6))
-    (path / "in/p=2/2.parquet").unlink()
-    return folder
-
-
 def test_killed_at_any_moment_a_version_is_whole_and_the_next_run_ends_with_one_more(tmp_path):
-    first = before_the_kill(tmp_path / "first")
+    first = before_the_kill(tmp_path / "first", GROUPS, **DELTA)
     copies = [Folder(shutil.copytree(first.path, tmp_path / str(i))) for i in range(60)]
     old = outputs(first)
     first.run()

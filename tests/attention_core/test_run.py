@@ -486,13 +486,13 @@ def killed(every, jobs):
     return ended
 
 
-def before_the_kill(path):
-    """A sink that a run published, and then a new rule, a changed batch, a new one, and one that is gone."""
-    folder = Folder(path).job(GROUPS, workers=1, chunk_rows=50, sink={"gone": "remove"})
+def before_the_kill(path, *then, **sink):
+    """A sink that a run published, and then other rules, a changed batch, a new one, and one that is gone."""
+    folder = Folder(path).job(GROUPS, workers=1, chunk_rows=50, sink={"gone": "remove", **sink})
     for i in range(3):
         folder.put(f"p={i}/{i}.parquet", frame(50, i))
     folder.run()
-    folder.job(SOFTMAX, GROUPS, workers=1, chunk_rows=50, sink={"gone": "remove"})
+    folder.job(*then or (SOFTMAX, GROUPS), workers=1, chunk_rows=50, sink={"gone": "remove", **sink})
     folder.put("p=1/1.parquet", frame(70, 5))
     folder.put("p=3/3.parquet", frame(30, 6))
     (path / "in/p=2/2.parquet").unlink()
