@@ -11,7 +11,7 @@ import polars as pl
 
 from attention_core.columns import places, union
 
-WAITING = 8  # answers that wait to be merged at once: memory holds no more of them, however many parts there are
+WAITING = 8
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,10 +23,13 @@ class Answer:
 
 
 class Gathered:
-    """Answers by scope, merged as they come, from any thread. known: the segments of scopes, where they are known."""
+    """Answers by scope, merged as they come, from any thread. known: the segments of scopes, where they are known.
 
-    def __init__(self, known: Mapping[str, pl.DataFrame]) -> None:
-        self.known, self.lock = known, threading.Lock()
+    most: answers that wait to be merged at once: memory holds no more of them, however many parts there are.
+    """
+
+    def __init__(self, known: Mapping[str, pl.DataFrame], most: int = WAITING) -> None:
+        self.known, self.most, self.lock = known, most, threading.Lock()
         self.waiting: dict[str, list[Answer]] = {}
 
     def add(self, answers: Mapping[str, Answer]) -> None:
@@ -35,7 +38,7 @@ class Gathered:
             with self.lock:
                 waiting = self.waiting.setdefault(scope, [])
                 waiting.append(answer)
-                full = len(waiting) >= WAITING
+                full = len(waiting) >= self.most
                 if full:
                     self.waiting[scope] = []
             if full:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import reduce
-from typing import Literal, Self
+from typing import Any, Literal, Self, TypeVar
 
 import polars as pl
 import torch
@@ -17,7 +18,9 @@ from attention_core.contract import only
 from attention_core.devices import CPU, ahead, cores
 from attention_core.errors import DataError
 from attention_core.frozen import Frozen
-from attention_core.sums import Adding
+from attention_core.sums import Adding, Sums, placed
+
+T = TypeVar("T")
 
 POOL_COLUMNS = ("rows", "weight_sum")  # of every table, beside its segments and its values
 INFINITE = "an infinite value has no place in a pool; mask it or leave it out"
@@ -104,10 +107,10 @@ class Pools:
     """
 
     def __init__(self, size: int, dtypes: Sequence[pl.DataType]) -> None:
-        self.dtypes, self.lock = tuple(dtypes), threading.Lock()
+        self.lock = threading.Lock()
         self.rows = torch.zeros(size, dtype=torch.int64)
         self.weights = Adding((size,), CPU)
-        self.there = torch.zeros(len(dtypes), size, dtype=torch.int64)
+        self.there = [torch.zeros(size, dtype=torch.int64) for _ in dtypes]
         self.of = [Adding((size,), CPU) for _ in dtypes]
         shapes = [(size, t.size) if isinstance(t, pl.Array) else (size,) for t in dtypes]
         self.products = [Adding(shape, CPU) for shape in shapes]
@@ -133,20 +136,60 @@ class Pools:
         with self.lock:
             self.there[i] += torch.bincount(at, minlength=len(self.rows))
 
-    def columns(self, how: str, names: Sequence[str]) -> list[pl.Series]:
-        """The table's columns beside the segments' own: rows, weight_sum, and each value; null where none is there."""
-        weight_sum = self.weights.value()
-        found = [series("rows", self.rows, None, pl.Int64()), series("weight_sum", weight_sum, None, pl.Float64())]
-        for i, (name, dtype) in enumerate(zip(names, self.dtypes, strict=True)):
-            total, there = self.products[i].value(_on_all_cores), self.there[i] > 0
-            if how == "mean":
-                weights = self.of[i].value()
-                total, there = total / _like(weights, total), there & (weights != 0)
-            found.append(_typed(total, there, name, column_type(dtype)))
-        return found
+    def state(self) -> Pooled:
+        """What was added so far, to be merged with what others have added."""
+        of, products = (tuple(a.sums() for a in each) for each in (self.of, self.products))
+        return Pooled(self.rows, self.weights.sums(), tuple(self.there), of, products)
 
 
-def _on_all_cores(work: Callable[[slice], Tensor], parts: Iterator[slice]) -> Iterator[Tensor]:
+@dataclass(frozen=True, eq=False)
+class Pooled:
+    """The pools of (size,) segments as a state, which those of other rows are added to.
+
+    rows: (size,) int64; weights: Σw of the keys that are not missing; for each value, there: (size,) int64, in how many
+    rows it is; of, products: Σw and Σw·v of these.
+    """
+
+    rows: Tensor
+    weights: Sums
+    there: tuple[Tensor, ...]
+    of: tuple[Sums, ...]
+    products: tuple[Sums, ...]
+
+    def __add__(self, other: Self) -> Self:
+        def both(mine: tuple[Any, ...], others: tuple[Any, ...]) -> Any:
+            return tuple(a + b for a, b in zip(mine, others, strict=True))
+
+        rows, weights = self.rows + other.rows, self.weights + other.weights
+        every = (both(self.there, other.there), both(self.of, other.of), both(self.products, other.products))
+        return type(self)(rows, weights, *every)
+
+    def spread(self, ids: Tensor, size: int) -> Self:
+        rows, *there = (placed(t, ids, size, 0) for t in (self.rows, *self.there))
+        weights, *sums = (s.spread(ids, size) for s in (self.weights, *self.of, *self.products))
+        n = len(there)
+        return type(self)(rows, weights, tuple(there), tuple(sums[:n]), tuple(sums[n:]))
+
+
+def pool_columns(
+    pools: Pools | Pooled, how: str, names: Sequence[str], dtypes: Sequence[pl.DataType]
+) -> list[pl.Series]:
+    """A table's columns beside the segments' own: rows, weight_sum, and each value; null where none is there.
+
+    dtypes: of the values.
+    """
+    weight_sum = pools.weights.value()
+    found = [series("rows", pools.rows, None, pl.Int64()), series("weight_sum", weight_sum, None, pl.Float64())]
+    for i, (name, dtype) in enumerate(zip(names, dtypes, strict=True)):
+        total, there = pools.products[i].value(_on_all_cores), pools.there[i] > 0
+        if how == "mean":
+            weights = pools.of[i].value()
+            total, there = total / _like(weights, total), there & (weights != 0)
+        found.append(_typed(total, there, name, column_type(dtype)))
+    return found
+
+
+def _on_all_cores(work: Callable[[T], Tensor], parts: Iterable[T]) -> Iterator[Tensor]:
     return ahead(parts, work, cores())
 
 

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -16,10 +17,11 @@ import torch
 from torch import Tensor
 
 from attention_core.answers import Answer, Gathered
-from attention_core.apply import POOL_COLUMNS, Pools, column_type, inner
+from attention_core.apply import POOL_COLUMNS, Pooled, Pools, column_type, inner, pool_columns
 from attention_core.columns import ONE, Segments, places, plain, segments
 from attention_core.contract import conclude, together
 from attention_core.devices import CPU, ahead, cores, halving, moved, rows_at_once
+from attention_core.engine import HERE, Engine
 from attention_core.errors import DataError, FarolError, JobError, Stopped
 from attention_core.frozen import holds, replaced
 from attention_core.head import Ask, Attended, Head, Known, Notice, needs
@@ -65,6 +67,17 @@ class Part(Protocol):
     def read(self, columns: Sequence[str] | None, rows: int) -> Iterator[tuple[int, pl.DataFrame]]: ...
 
 
+Parts = Callable[[Callable[[Part], Any]], list[Any]]  # does some work for every part
+
+
+def _never() -> bool:
+    return False
+
+
+def _always(part: Part) -> None:
+    pass
+
+
 @dataclass(frozen=True, eq=False)
 class FramePart:
     """A frame as a part."""
@@ -88,7 +101,7 @@ class Look:
     stop: Callable[[], bool] = lambda: False
     watch: Callable[[int], None] = lambda rows: None
     threads: Callable[[Part], int] = lambda part: 1  # that work on the chunks of a part at once
-    steady: Callable[[Part], None] = lambda part: None  # refuses a part that is not as it was
+    steady: Callable[[Part], None] = _always  # refuses a part that is not as it was
     order: Mapping[str, int] = field(default_factory=dict)  # of the parts that teach, by name
     states: States = field(default_factory=States)
     inputs: Mapping[str, Input] = field(default_factory=dict)  # of the parts whose states are kept, by name
@@ -96,10 +109,17 @@ class Look:
     fitting: bool = False
     read: dict[str, list[Chunks]] = field(default_factory=dict)  # by part
     room: int = MOST_KEPT  # that the next two may take; what does not fit is found again
+    engine: Engine = HERE
+    lost: Callable[[], bool] = _never  # what stops this where it has travelled to
     found: dict[tuple[str, str], Segments] = field(default_factory=dict)
     kept: dict[tuple[str, str], pl.DataFrame | None] = field(default_factory=dict)
     spent: dict[str, float] = field(default_factory=dict)  # seconds of work on each head, by its first weight column
     lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def __reduce__(self) -> Any:
+        """How the parts are read, without what this process has found or who it tells."""
+        to = (self.heads, self.chunk_rows, self.device, self.lost, self.steady, self.order, self.states, self.inputs)
+        return _elsewhere, to
 
     def width(self, columns: Iterable[str] | None) -> int:
         """The components of the largest vector among these columns; None: among all that heads look at."""
@@ -290,6 +310,11 @@ class Look:
             for name, k in keys.items()
         }
 
+    def used(self, part: Part, asks: Sequence[Ask], statistics: Statistics) -> tuple[dict[str, Answer], set[str]]:
+        """What a part answers, and the names of kept states that it is made of, perhaps with those of other parts."""
+        before = set(self.states.used)
+        return self.answers(part, asks, statistics), self.states.used - before
+
     def _answers(self, part: Part, asks: Sequence[Ask], statistics: Statistics) -> list[Any]:
         where = self._segments(part, [ask.head for ask in asks], statistics)
         local = [moved(ask, self.device) for ask in asks]
@@ -339,6 +364,18 @@ class Look:
             for _ in ahead(self.above(part, columns, statistics, FIT_ROWS, most), add, self.threads(part)):
                 pass
 
+    def pooled(self, part: Part, statistics: Statistics, schema: Mapping[str, pl.DataType]) -> dict[str, Answer]:
+        """The pools of a part alone, by scope."""
+        heads = pooling(self.heads)
+        where = self._segments(part, heads, statistics)
+        pools = [Pools(s.size, _value_types(h, schema)) for h, s in zip(heads, where, strict=True)]
+        self.pool(part, heads, statistics, pools, [None] * len(heads))
+        by = {scope(h): s.keys for h, s in zip(heads, where, strict=True)}
+        return {
+            name: Answer(keys, tuple(p.state() for h, p in zip(heads, pools, strict=True) if scope(h) == name))
+            for name, keys in by.items()
+        }
+
     def _pooled(
         self,
         head: Head,
@@ -378,7 +415,21 @@ class Look:
             self.spent[column] = self.spent.get(column, 0.0) + took
 
 
-def fit(look: Look, each: Callable[[Callable[[Part], Any]], list[Any]], before: Statistics = NOTHING) -> Statistics:
+def _elsewhere(
+    heads: Sequence[Head],
+    chunk_rows: int | None,
+    device: torch.device,
+    lost: Callable[[], bool],
+    steady: Callable[[Part], None],
+    order: Mapping[str, int],
+    states: States,
+    inputs: Mapping[str, Input],
+) -> Look:
+    afresh = States(states.folder)
+    return Look(heads, chunk_rows, device, lost, steady=steady, order=order, states=afresh, inputs=inputs)
+
+
+def fit(look: Look, each: Parts, before: Statistics = NOTHING) -> Statistics:
     """Asks what the heads must know, round by round; `each` gives what a function returns for every part.
 
     before: what is known already and not asked.
@@ -388,7 +439,14 @@ def fit(look: Look, each: Callable[[Callable[[Part], Any]], list[Any]], before: 
     def ask(asked: tuple[tuple[Ask, ...], dict[str, Known]]) -> tuple[Any, ...]:
         asks, known = asked
         before, gathered = Statistics(known=known, keys=dict(keys)), Gathered(keys)
-        each(lambda part: gathered.add(look.answers(part, asks, before)))
+        answers = look.engine(partial(look.used, asks=asks, statistics=before))
+
+        def gather(part: Part) -> None:
+            answered, used = answers(part)
+            look.states.used.update(used)
+            gathered.add(answered)
+
+        each(gather)
         states: dict[str, list[Any]] = {}
         for name in dict.fromkeys(scope(ask.head) for ask in asks):
             whole = gathered.whole(name)
@@ -412,28 +470,54 @@ def pooling(heads: Sequence[Head]) -> list[Head]:
 
 
 def tables(
-    look: Look,
-    each: Callable[[Callable[[Part], Any]], list[Any]],
-    statistics: Statistics,
-    schema: Mapping[str, pl.DataType],
+    look: Look, each: Parts, statistics: Statistics, schema: Mapping[str, pl.DataType]
 ) -> dict[str, pl.DataFrame]:
     """The tables of the rules that pool, by rule: one row a segment, sorted by it, nulls first."""
     heads, schema = pooling(look.heads), whole_schema(look.heads, schema)
     if not heads:
         return {}
+    found: dict[str, pl.DataFrame] = {}
+    pools = _pools_there if look.engine.apart else _pools_here
+    for head, whole, pool in pools(look, each, statistics, heads, schema):
+        assert head.pool is not None
+        added = pool_columns(pool, head.pool, [name for _, name, _ in head.values], _value_types(head, schema))
+        found[head.rule] = pl.DataFrame(added) if whole is None else whole.hstack(added)
+    return found
+
+
+OfHead = tuple[Head, pl.DataFrame | None, Pools | Pooled]  # with the segments of its pools
+
+
+def _pools_here(
+    look: Look, each: Parts, statistics: Statistics, heads: Sequence[Head], schema: Mapping[str, pl.DataType]
+) -> Iterator[OfHead]:
+    """All parts are added to the same pools, which must know all segments beforehand."""
     gathered = Gathered({})
     each(lambda p: gathered.add({scope(h): Answer(look.keys(p, h, statistics), ()) for h in heads}))
     answers = [gathered.whole(scope(h)) for h in heads]
     keys = [None if answer is None else answer.keys for answer in answers]
     sizes = [1 if k is None else k.height for k in keys]
-    pools = [Pools(n, [schema[v] for v, _, _ in h.values]) for n, h in zip(sizes, heads, strict=True)]
+    pools = [Pools(n, _value_types(h, schema)) for n, h in zip(sizes, heads, strict=True)]
     each(_at_once(lambda part: look.pool(part, heads, statistics, pools, keys)))
-    found: dict[str, pl.DataFrame] = {}
-    for head, pool, whole in zip(heads, pools, keys, strict=True):
-        assert head.pool is not None
-        added = pool.columns(head.pool, [name for _, name, _ in head.values])
-        found[head.rule] = pl.DataFrame(added) if whole is None else whole.hstack(added)
-    return found
+    return zip(heads, keys, pools, strict=True)
+
+
+def _pools_there(
+    look: Look, each: Parts, statistics: Statistics, heads: Sequence[Head], schema: Mapping[str, pl.DataType]
+) -> Iterator[OfHead]:
+    """Each part is added to pools of its own, which are brought together: as large as the whole, so one by one."""
+    gathered, pooled = Gathered({}, most=2), look.engine(partial(look.pooled, statistics=statistics, schema=schema))
+    each(lambda part: gathered.add(pooled(part)))
+    wholes = {name: gathered.whole(name) for name in dict.fromkeys(map(scope, heads))}
+    states = {name: list(whole.states) for name, whole in wholes.items() if whole is not None}
+    for head in heads:
+        whole = wholes[scope(head)]
+        assert whole is not None
+        yield head, whole.keys, states[scope(head)].pop(0)
+
+
+def _value_types(head: Head, schema: Mapping[str, pl.DataType]) -> list[pl.DataType]:
+    return [schema[value] for value, _, _ in head.values]
 
 
 def _at_once(work: Callable[[Part], None]) -> Callable[[Part], None]:

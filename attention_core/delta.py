@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
 import pyarrow as pa
@@ -84,6 +84,9 @@ class Table:
 
     sink: Where
     _newest: Version | None = field(default=None, init=False)
+
+    def __reduce__(self) -> Any:
+        return Table, (self.sink,)  # what was seen of it stays here
 
     def checked(self) -> None:
         """Refuses what cannot become a table.

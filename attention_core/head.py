@@ -11,7 +11,7 @@ import torch
 from pydantic import SkipValidation
 from torch import Tensor
 
-from attention_core.apply import Pools, column_type, every, inner, multiplied, product
+from attention_core.apply import Pools, column_type, every, inner, multiplied, pool_columns, product
 from attention_core.columns import (
     ONE,
     Numbers,
@@ -326,9 +326,10 @@ class Head(Frozen):
         columns = [listed(series(self.weights[0], filled, there, pl.Float64()), key)]
         if self.pool is not None:
             inside = [elements(frame[value])[0] for value, _, _ in self.values]
-            pools = Pools(frame.height, [column.dtype for column in inside])
+            types = [column.dtype for column in inside]
+            pools = Pools(frame.height, types)
             pools.add(inside, weight, ok, look.rows.ids)
-            return [*columns, *pools.columns(self.pool, [name for _, name, _ in self.values])[2:]]
+            return [*columns, *pool_columns(pools, self.pool, [name for _, name, _ in self.values], types)[2:]]
         for value, weighted, _ in self.values:
             flat, lengths = elements(frame[value])
             if not torch.equal(lengths, elements(key)[1]):

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -50,12 +51,7 @@ def held(lock: Where, what: Where) -> Iterator[Check]:
         raise SinkBusy(f"{what}: {BUSY}") from None
     except OSError as error:
         raise DataError(f"{lock}: cannot be written: {error.strerror}") from None
-    token = f"token={lease.token}"
-
-    def check() -> None:
-        if token not in _said(lock):
-            raise SinkBusy(f"{what}: {REPLACED}")
-
+    check = OfFile(lock, what, f"token={lease.token}")
     try:
         yield check
     except (FarolError, OSError):
@@ -63,6 +59,57 @@ def held(lock: Where, what: Where) -> Iterator[Check]:
         raise
     finally:
         lease.release()
+
+
+@dataclass(frozen=True)
+class OfFile:
+    """A check that a lease in a file is still this one's."""
+
+    lock: Path
+    what: Where
+    token: str
+
+    def __call__(self) -> None:
+        if self.token not in _said(self.lock):
+            raise SinkBusy(f"{self.what}: {REPLACED}")
+
+
+@dataclass(frozen=True)
+class OfObject:
+    """The same of a lease in a store, for who does not hold it."""
+
+    lock: Remote
+    what: Where
+    token: str
+
+    def __call__(self) -> None:
+        said, _ = _lease(self.lock)
+        if said is None or said["free"] or said["token"] != self.token:
+            raise SinkBusy(f"{self.what}: {REPLACED}")
+
+
+class Lost:
+    """Whether a lease is not its holder's any more, for who works for that one elsewhere: a run that ends gives it up.
+
+    It is looked at once a second at most.
+    """
+
+    def __init__(self, check: Check) -> None:
+        self.check, self.over, self.seen = check, False, time.monotonic()
+
+    def __call__(self) -> bool:
+        if not self.over and time.monotonic() - self.seen >= 1:
+            self.seen = time.monotonic()
+            try:
+                self.check()
+            except SinkBusy:
+                self.over = True
+            except FarolError:  # it cannot be seen just now
+                pass
+        return self.over
+
+    def __reduce__(self) -> Any:
+        return Lost, (self.check,)
 
 
 def _acquire(lease: SoftFileLease, lock: Path) -> None:
@@ -130,6 +177,9 @@ class Lease:
         """Nobody replaces who was seen a moment ago, so the store is not asked each time."""
         if time.monotonic() - self._renewed > SECONDS / 2:
             self.renew()
+
+    def __reduce__(self) -> Any:
+        return OfObject, (self.lock, self.what, self.token)
 
     def renew(self) -> None:
         """Gives a sign of life.

@@ -19,7 +19,7 @@ def sample(run: Run, rows: int) -> tuple[pl.DataFrame, bool]:
     on the first batch that has rows, which is no more than a look.
     """
     reads = {c for head in run.heads for c in head.reads()}
-    looked_at = [*(c for c in run.columns if c in reads), *run.added()]
+    looked_at = [*(c for c in run.columns if c in reads), *run.outputs.added()]
     before = run.before
     if run.asks and run.given is None:
         with suppress(FarolError):
@@ -32,4 +32,6 @@ def sample(run: Run, rows: int) -> tuple[pl.DataFrame, bool]:
         for _, chunk in look.attended(batch, run.heads, statistics):
             shown = kept(run.heads, chunk)[looked_at].head(rows)
             return shown, known or len(run.batches) == 1
-    return pl.DataFrame(schema={c: t for c, t in {**run.columns, **run.added()}.items() if c in looked_at}), True
+    return pl.DataFrame(
+        schema={c: t for c, t in {**run.columns, **run.outputs.added()}.items() if c in looked_at}
+    ), True

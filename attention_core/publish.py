@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import shutil
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -39,8 +40,13 @@ class Place(Generic[P]):
         return self.staging / f"{name}.staged"
 
     def unfinished(self, name: str) -> P:
-        """Where an output is written; an object is not there before it is whole, so it needs no other name."""
-        return self.staged(name) if isinstance(self.work, Remote) else self.staging / f"{name}.part"
+        """Where an output is written, another place each time, for two may write it where a worker was thought lost.
+
+        An object is not there before it is whole, so it needs no other name.
+        """
+        if isinstance(self.work, Remote):
+            return self.staged(name)
+        return self.staging / ".parts" / f"{name[-40:].replace('/', '_')}.{secrets.token_hex(8)}.part"
 
     def output(self, name: str) -> P:
         """Where an output lies."""
@@ -202,9 +208,11 @@ class Place(Generic[P]):
     def keep_finished(self, unfinished: P, name: str) -> None:
         """Marks an output as whole."""
         if isinstance(unfinished, Path):
+            staged = self.staged(name)
             with writing(unfinished):  # who was replaced finds it gone
-                os.replace(unfinished, self.staged(name))
-                _sync(unfinished.parent)
+                staged.parent.mkdir(parents=True, exist_ok=True)
+                os.replace(unfinished, staged)
+                _sync(staged.parent)
 
     def publish(
         self,

@@ -11,17 +11,15 @@ import secrets
 import shutil
 import threading
 import time
-from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from fnmatch import fnmatch
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, cast, get_args
+from typing import Any, cast
 
 import polars as pl
-import pyarrow as pa
 
 from attention_core import batches, devices
 from attention_core.attention import (
@@ -29,27 +27,26 @@ from attention_core.attention import (
     NOBODY,
     Input,
     Look,
+    Part,
     fit,
-    hidden,
-    kept,
     one_thread,
     passes,
     pooling,
     resolved,
     tables,
-    whole_schema,
 )
-from attention_core.batches import Batch, Compression
-from attention_core.columns import elements
-from attention_core.delta import LACKS, Commit, Table, schema_of, unknown
+from attention_core.batches import Batch
+from attention_core.delta import Commit, Table
+from attention_core.engine import HERE, Engine
 from attention_core.errors import DataError, ExpectationMissed, JobError, SinkBusy, Unreadable
 from attention_core.frozen import digest
-from attention_core.head import Head, Notice, merged
+from attention_core.head import Head
 from attention_core.health import NO_WEIGHTS, Health
-from attention_core.hold import Check
+from attention_core.hold import Check, Lost
 from attention_core.job import Job
 from attention_core.jobfile import load
 from attention_core.ledger import Entry, Fingerprint, Footer, compare, pooled_of, versions
+from attention_core.outputs import Outputs, steady
 from attention_core.plan import Estimate, Plan, estimated
 from attention_core.publish import Place, write_whole, writing
 from attention_core.search import find
@@ -80,22 +77,27 @@ class Run:
     seen: str = ""  # what was published when this was opened
     where: Callable[[tuple[str, ...]], str] = ".".join  # where an entry of the job stands, for people
     located: Callable[[JobError], JobError] = lambda error: error  # the error with that
+    engine: Engine = HERE
     stop: threading.Event = field(default_factory=threading.Event)
     watch: Watch = field(default_factory=Watch)
     began: float = field(default_factory=time.time)
     states: States = field(init=False)
     look: Look = field(init=False)
-    digests: dict[str, str] = field(default_factory=dict, init=False)
+    outputs: Outputs = field(init=False)
 
     def watched(self, watch: Watch) -> Run:
         """This run, telling another how far it is."""
         return replace(self, watch=watch)
 
+    def by(self, engine: Engine) -> Run:
+        """This run, its work done elsewhere."""
+        return replace(self, engine=engine)
+
     def current(self) -> Run:
         """This run, or one over what there is by now, where another has published since it was opened."""
         if self.place.said() == self.seen:
             return self
-        how = {name: getattr(self, name) for name in ("stop", "watch", "began", "where", "located")}
+        how = {name: getattr(self, name) for name in ("engine", "stop", "watch", "began", "where", "located")}
         return replace(Run.of(self.job, **how), place=self.place)
 
     def __post_init__(self) -> None:
@@ -106,10 +108,21 @@ class Run:
         self.look = Look(
             self.heads,
             chunk_rows,
-            devices.chosen(self.job.device),
+            devices.CPU if self.engine.apart else self.engine.device(self.job.device),
             self.stop.is_set,
             self.watch.rows,
             order=order,
+            engine=self.engine,
+        )
+        self.outputs = Outputs(
+            self.job.sink,
+            self.job.source.drift,
+            self.heads,
+            self.own,
+            self.columns,
+            self.batches[0],
+            self.place,
+            self.look,
         )
 
     @staticmethod
@@ -133,25 +146,8 @@ class Run:
         names = {b.name for b in picked}
         left_out = tuple(b.name for b in found if b.name not in names)
         run = Run(job, picked, left_out, heads, own, columns, place, _given(job, place, heads), seen, **how)
-        run.output_columns()
+        run.outputs.names()
         return run
-
-    @cached_property
-    def rules(self) -> str:
-        """The identity of the rules, as they are resolved."""
-        return digest(tuple(self.heads))
-
-    @cached_property
-    def options(self) -> str:
-        """The identity of what decides how rows are written: the types that all files share among it."""
-        own, every = (tuple((name, str(dtype)) for name, dtype in t.items()) for t in (self.own, self.columns))
-        folders = tuple(self.batches[0].types)  # whose columns rules see instead of the files' own
-        return digest((self.job.sink.options(), self.job.source.drift, own, every, folders))
-
-    @property
-    def rowless(self) -> bool:
-        """Whether no rows are written, but pooled tables alone."""
-        return self.job.sink.columns == "none"
 
     @cached_property
     def asks(self) -> bool:
@@ -176,7 +172,7 @@ class Run:
 
     @property
     def workers(self) -> int:
-        return devices.cores() if self.job.workers == "auto" else int(self.job.workers)
+        return self.engine.workers if self.job.workers == "auto" else int(self.job.workers)
 
     def _split(self, batches: int) -> None:
         """Has large batches worked on by several threads, where there are fewer of them than workers, or as is said."""
@@ -184,30 +180,15 @@ class Run:
         least, threads = (SPLIT_ROWS, idle) if split == "auto" else (int(split), self.workers)
         self.look.threads = lambda part: threads if threads > 1 and cast(Batch, part).rows() > least else 1
 
-    def added(self) -> dict[str, pl.DataType]:
-        """The columns that the rules add and that are written."""
-        unseen = hidden(self.heads)
-        schema = self.columns_with_added()
-        return {name: dtype for name, dtype in schema.items() if name not in self.columns and name not in unseen}
-
-    def columns_with_added(self) -> dict[str, pl.DataType]:
-        """The columns that rules look at, and all that they add."""
-        return whole_schema(self.heads, self.columns)
-
-    def output_columns(self) -> list[str]:
-        """The columns of the outputs; partitions are in the folders' names only, unless the files have them too."""
-        names = self.job.sink.written(self.columns, self.added())
-        return [n for n in names if n in self.own or n not in self.batches[0].partitions]
-
     def plan(self, hashed: Mapping[str, Fingerprint] | None = None) -> Plan:
         """Compares the batches with the outputs; footers are read, and inputs hashed only if `hashed` has them."""
-        last = self.place.last()
+        last, rules, options = self.place.last(), self.outputs.rules, self.outputs.options
         seen = _inputs(last)
 
         def looked_at(batch: Batch) -> tuple[Entry, Footer | None]:
             now = (hashed or {}).get(batch.name) or Fingerprint.of(batch.path)
             footer = self._written(batch.name, last)
-            return compare(batch.name, now, footer, seen.get(batch.name), self.rules, self.options), footer
+            return compare(batch.name, now, footer, seen.get(batch.name), rules, options), footer
 
         looks = at_once(looked_at, self.batches, self.batches[0].path, self.place.sink)
         entries, footers = [entry for entry, _ in looks], [footer for _, footer in looks]
@@ -218,7 +199,7 @@ class Run:
             same = [f is not None and told.get(f.name) == f.statistics for f in footers]
             if self.given is None:
                 whole = all(same) and all(e.status == "done" for e in entries) and not gone
-                known = whole and last.get("rules") == self.rules and last.get("fresh", False)
+                known = whole and last.get("rules") == rules and last.get("fresh", False)
                 known = known and set(seen) == {b.name for b in self.batches}
             else:
                 known = last.get("fitted") == self.given.id
@@ -233,7 +214,7 @@ class Run:
             tuple(entries),
             gone,
             self.rounds,
-            self._output_schema(),
+            self.outputs.schema(),
             other,
             self.place.interrupted(),
             self._strange([b.name for b, f in zip(self.batches, footers, strict=True) if f is None], gone, seen),
@@ -256,7 +237,7 @@ class Run:
         extents = at_once(Batch.extent, some, self.batches[0].path)
         todo = [x for x, e in zip(extents, entries, strict=False) if e.status != "done"]
         asked = {c for head in self.heads if head.asks() for c in head.reads()}
-        added = 0 if self.rowless else len(set(self.output_columns()) - set(self.own))
+        added = 0 if self.outputs.rowless else len(set(self.outputs.names()) - set(self.own))
         return estimated(todo, extents, sorted(asked), self.rounds, added, self.workers, self.place.record())
 
     def _stale_tables(self, entries: Sequence[Entry], footers: Sequence[Footer | None]) -> tuple[str, ...]:
@@ -269,7 +250,9 @@ class Run:
 
     def pools(self, inputs: Mapping[str, Fingerprint]) -> str:
         """The identity of what the pooled tables are made of."""
-        return digest((self.rules, self.options, tuple((b.name, inputs[b.name].hash) for b in self.batches)))
+        return digest(
+            (self.outputs.rules, self.outputs.options, tuple((b.name, inputs[b.name].hash) for b in self.batches))
+        )
 
     def pool(self, each: Each, statistics: Statistics, inputs: Mapping[str, Fingerprint], stale: bool) -> list[str]:
         """Stages the tables of the rules that pool, if any is to be made again."""
@@ -287,7 +270,7 @@ class Run:
     def hash(self, each: Each) -> dict[str, Fingerprint]:
         """The fingerprints of all batches; those that the last run saw as they are now are not read again."""
         last = _inputs(self.place.last())
-        found = each("hash", lambda b: _hashed(b, last), self.batches)
+        found = each("hash", self.engine(partial(_hashed, last=last)), self.batches)
         return {b.name: f for b, f in zip(self.batches, found, strict=True)}
 
     @property
@@ -307,7 +290,7 @@ class Run:
         steps = itertools.count(1)
         self._split(len(self.batches))
         self.look.space = self._space()
-        self.look.steady = lambda part: self._steady(cast(Batch, part), inputs[part.name])
+        self.look.steady = partial(_steady, inputs)
         return fit(self.look, lambda work: each(f"fit, pass {next(steps)}", work, self.batches), self.before)
 
     def _identity(self, batch: Batch, hash: str) -> str:
@@ -326,118 +309,18 @@ class Run:
         last = self.place.last()
         return [b for b in self.batches if b.name in again or not self._stands(b, status[b.name], statistics, last)]
 
-    def apply(self, batch: Batch, statistics: Statistics, now: Fingerprint) -> Footer:
-        """Writes the output of one batch to staging, or finds it there from an interrupted run."""
-        digest_of = self.digest(batch, statistics)
-        staged = None if self.rowless else Footer.read(self.place.staged(batch.name))
-        if staged is not None and self._is(staged, digest_of, now):
-            self.watch.rows(staged.rows)
-            return staged
-        self._steady(batch, now)
-        health: dict[str, Health] = {}
-        rows = batch.rows()
-
-        def said() -> Footer:
-            return self._footer(batch, now, digest_of, rows, health)
-
-        unfinished, compression = self.place.unfinished(batch.name), self.job.sink.compression
-        with batch.source(self.passing(), compression) as source:
-            carried = frozenset[str]() if source is None else source.carried
-            frames = self._frames(batch, statistics, health, carried)
-            if self.rowless:
-                for _ in frames:  # for their health alone
-                    pass
-            else:
-                like = self._output_schema()
-                batches.write(frames, like, unfinished, batch, compression, lambda: said().metadata(), source)
-        self._steady(batch, now)
-        if not self.rowless:
-            self.place.keep_finished(unfinished, batch.name)
-        return said()
-
-    def _steady(self, batch: Batch, now: Fingerprint) -> None:
-        """Refuses a batch that is not as it was hashed."""
-        if not Fingerprint.of(batch.path).untouched(now):
-            raise DataError(f"{batch.path}: changed while the run was reading it; run again when it is whole")
-
-    def carried(self, batch: Batch) -> frozenset[str]:
-        """The columns that the output takes as they lie in the input."""
-        whole = batch.whole(self.passing())
-        return frozenset(name for name, packed in whole.items() if packed == self.job.sink.compression)
-
-    def copies(self, batch: Batch, names: Sequence[str] | None = None) -> tuple[int, tuple[Compression, int] | None]:
-        """How many columns are carried, and the compression of outputs with which more would be, and how many.
-
-        names: of these columns; None: of those that pass.
-        """
-        many = Counter(batch.whole(self.passing() if names is None else names).values())
-        every: tuple[Compression, ...] = get_args(Compression)
-        now, best = many[self.job.sink.compression], max(every, key=lambda c: many[c])
-        return now, (best, many[best]) if many[best] > now else None
-
-    def writable(self) -> None:
-        """Refuses, before any work, what cannot be written as it was, as the first batch has it.
-
-        Raises:
-            DataError: naming the columns.
-        """
-        if not self.rowless:
-            self._written_columns()
-            if self.place.delta is not None:
-                _ = self.table_schema
-
-    def _written_columns(self) -> pa.Schema:
-        first = self.batches[0]
-        return batches.output_schema(first, self._output_schema(), self.carried(first))
-
-    @cached_property
-    def table_schema(self) -> str:
-        """The schema of the Delta table that the sink is.
-
-        Raises:
-            DataError: naming the columns that it cannot have.
-        """
-        said = pl.Schema({n: self.batches[0].types[n] for n in self.folders()}).to_frame().to_arrow().schema
-        columns = pa.schema([*self._written_columns(), *said])
-        wrong = unknown(columns)
-        if wrong:
-            what = batches.cannot(wrong, "kept in a Delta table as it is")
-            raise DataError(f"{self.place.sink}: {what}; Delta has {LACKS}")
-        named: dict[str, str] = {}
-        for name in columns.names:
-            if (first := named.setdefault(name.casefold(), name)) != name:
-                raise DataError(f"{self.place.sink}: {first!r} and {name!r} are one column to Delta; leave one out")
-        return schema_of(columns)
-
-    def folders(self) -> list[str]:
-        """The columns that are in no output, but in the names of its folders."""
-        written = self.output_columns()
-        return [n for n in self.batches[0].types if n not in written]
-
-    def passing(self) -> list[str]:
-        """The columns that go from the input to the output with all their rows; none unless there are new ones too."""
-        names = self.output_columns()
-        if self.rowless or any(head.least is not None for head in self.heads) or set(names) <= set(self.own):
-            return []
-        return [n for n in names if n in self.own]
-
-    def digest(self, batch: Batch, statistics: Statistics) -> str:
-        """The identity of what the rows of one batch use of the statistics; a run has but one of these."""
-        if batch.name not in self.digests:
-            where = [(h, self.look.keys(batch, h, statistics)) for h in self.heads if h.asks()]
-            here = tuple((self.look.seen(batch, h, statistics.of(h, keys)), keys) for h, keys in where)
-            self.digests[batch.name] = digest(here)
-        return self.digests[batch.name]
-
     def done(self, check: Check, plan: Plan, full: bool, redo: str | None, each: Each, began: float) -> Outcome:
         """Does what is planned, and publishes it."""
+        self.look.device, self.look.lost = self.engine.device(self.job.device), Lost(check)
         inputs = self.hash(each)
         statistics = self.fit(each, inputs)
         planned = self.plan(inputs)
         refuse_plan(self, planned, full, redo)
         todo = self.todo(planned, statistics, full, redo)
         self._split(len(todo))
-        done = each("apply", lambda b: self.apply(b, statistics, inputs[b.name]), todo)
+        apply = partial(self.outputs.apply, statistics=statistics, inputs=inputs)
+        done = each("apply", self.engine(apply), todo)
+        self._refuse_lost(done)
         pooled = self.pool(each, statistics, inputs, bool(todo or planned.tables))
         footers = self.footers(done)
         health = self.health(footers)
@@ -448,12 +331,22 @@ class Run:
             self.record(outcome.plain())
         return outcome
 
+    def _refuse_lost(self, done: Sequence[Footer]) -> None:
+        """Stops a run whose workers do not see the work folder as it is seen here."""
+        if self.engine.apart and not self.outputs.rowless:
+            staged = [self.place.staged(f.name) for f in done]
+            there = at_once(lambda path: path.exists(), staged, self.place.sink)
+            lost = next((path for path, seen in zip(staged, there, strict=True) if not seen), None)
+            if lost is not None:
+                what = "a worker wrote it, and it is not there; workers must share the folders of source and sink"
+                raise DataError(f"{lost}: {what}")
+
     def unreadable(self) -> list[str]:
         """What is wrong with each file that cannot be read, found by reading all of them."""
 
         def wrong(batch: Batch) -> str:
             try:
-                rows = self._read_for(self._stored(batch, self.carried(batch)), batch)
+                rows = self.outputs.reads_for(self.outputs.stored(batch, self.outputs.carried(batch)), batch)
                 columns = None if rows is None else sorted(rows.union(*(head.reads() for head in self.heads)) - made)
                 for _ in batch.read(columns, APPLY_ROWS):
                     pass
@@ -517,7 +410,7 @@ class Run:
         told = {
             "job": self.job.name,
             "time": dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
-            "rules": self.rules,
+            "rules": self.outputs.rules,
             "versions": versions(),
             "batches": {name: asdict(f) for name, f in inputs.items()},
             "statistics": {f.name: f.statistics for f in footers},
@@ -525,10 +418,10 @@ class Run:
             "fresh": self.given is None,
         }
         removes = gone if self.job.sink.gone == "remove" else ()
-        self._refuse_foreign([*(f.name for f in done if not self.rowless), *removes])
-        if self.rowless:
+        self._refuse_foreign([*(f.name for f in done if not self.outputs.rowless), *removes])
+        if self.outputs.rowless:
             told["unwritten"] = {f.name: asdict(f) for f in footers}
-        moves = [] if self.rowless else [f.name for f in done]
+        moves = [] if self.outputs.rowless else [f.name for f in done]
         self.place.publish(check, moves, removes, told, tables, self._becomes(done, removes))
         if self.given is None:
             self.states.forget()
@@ -543,17 +436,17 @@ class Run:
             return
         leave = {e.name for e in plan.entries if e.status != "done"}.union(again)
         leave |= set(plan.gone if self.job.sink.gone == "remove" else ())
-        self.place.delta.takes(self.table_schema, self.folders(), [b.name for b in self.batches], leave)
+        self.place.delta.takes(self.outputs.table_schema, self.outputs.folders(), [b.name for b in self.batches], leave)
 
     def _becomes(self, moves: Sequence[Footer], removes: Sequence[str]) -> Commit | None:
         """What publishing this makes of the table, if the sink is one."""
         if self.place.delta is None or not (moves or removes):
             return None
-        by, live, leave = self.folders(), self.place.delta.live(), {*(f.name for f in moves), *removes}
+        by, live, leave = self.outputs.folders(), self.place.delta.live(), {*(f.name for f in moves), *removes}
         of = {b.name: b.partitions for b in self.batches}
         return Commit(
             number=self.place.delta.done() + 1,
-            schema=self.table_schema,
+            schema=self.outputs.table_schema,
             by=by,
             replaces={name: path for name, path in live.items() if name in leave},
             values={f.name: {n: None if (v := of[f.name].get(n)) is None else str(v) for n in by} for f in moves},
@@ -591,82 +484,30 @@ class Run:
         self.place.runs.mkdir(exist_ok=True)
         write_whole(self.place.runs / f"{at}.json", as_json(outcome))
 
-    def _frames(
-        self, batch: Batch, statistics: Statistics, health: dict[str, Health], carried: frozenset[str]
-    ) -> Iterator[pl.DataFrame]:
-        weights, stored = [w for h in self.heads for w in h.weights], self._stored(batch, carried)
-        own = {s: n for s, n in stored.items() if s != n}
-        noticed: Mapping[str, Notice] = {}
-
-        def tell(more: Mapping[str, Notice]) -> None:
-            nonlocal noticed
-            noticed = merged(noticed, more)
-
-        for _, chunk in self.look.attended(batch, self.heads, statistics, self._read_for(stored, batch), tell=tell):
-            seen, noticed = noticed, {}
-            for column in weights:
-                w, notice = chunk[column], seen.get(column, Notice(0, 0))
-                here = Health.of(elements(w)[0] if isinstance(w.dtype, pl.List) else w)
-                here = replace(here, unseen=notice.unseen, later=notice.later) if seen else here
-                health[column] = health[column] + here if column in health else here
-            if self.rowless:
-                continue
-            chunk = kept(self.heads, chunk)[list(stored)]
-            yield chunk.rename(own) if own else chunk  # a query costs as much as a rule
-
-    def _stored(self, batch: Batch, carried: frozenset[str]) -> dict[str, str]:
-        """What chunks call the columns that are written of them, and what they are then called."""
-        names = [n for n in self.output_columns() if n not in carried]
-        return {batches.in_file(n) if n in batch.partitions else n: n for n in names}
-
-    def _read_for(self, stored: Mapping[str, str], batch: Batch) -> set[str] | None:
-        """The columns that the rows are made of, these among them; None: all. A pool has read its values already."""
-        if set(self.own) <= set(stored.values()) or any(batches.in_file(n) in stored for n in batch.partitions):
-            return None
-        made = {name for head in self.heads for name in head.adds()}
-        tables = pooling(self.heads)
-        looked_at = {c for head in self.heads for c in (head.inside() if head in tables else head.takes())}
-        return (looked_at | set(stored)) - made
-
-    def _footer(
-        self, batch: Batch, now: Fingerprint, statistics: str, rows: int, health: Mapping[str, Health]
-    ) -> Footer:
-        plain = {column: h.plain() for column, h in health.items()}
-        return Footer(batch.name, now, self.rules, self.options, statistics, versions(), rows, plain)
-
     def _written(self, name: str, last: Mapping[str, Any]) -> Footer | None:
         """What is known of an output as it lies in the sink; of rows that are not written, from the last run."""
-        if not self.rowless:
+        if not self.outputs.rowless:
             return Footer.read(self.place.output(name))
         return Footer.of(last.get("unwritten", {}).get(name))
-
-    def _is(self, footer: Footer, statistics: str, now: Fingerprint) -> bool:
-        same = (footer.rules, footer.options, footer.statistics, footer.input.hash)
-        mine = (self.rules, self.options, statistics, now.hash)
-        return same == mine and dict(footer.versions) == versions()
 
     def _stands(self, batch: Batch, status: str, statistics: Statistics, last: Mapping[str, Any]) -> bool:
         if status != "depends on the fit":
             return status == "done"
         footer = self._written(batch.name, last)
-        return footer is not None and footer.statistics == self.digest(batch, statistics)
+        return footer is not None and footer.statistics == self.outputs.digest(batch, statistics)
 
     def _gone(self) -> tuple[str, ...]:
-        here = set(self.left_out) | (set() if self.rowless else {b.name for b in self.batches})
+        here = set(self.left_out) | (set() if self.outputs.rowless else {b.name for b in self.batches})
         gone = tuple(n for n in self.place.outputs() if n not in here)
         return () if self.job.sink.gone == "keep" else gone
 
     def _strange(self, new: Sequence[str], gone: Sequence[str], seen: Mapping[str, Any]) -> tuple[str, ...]:
-        there = [n for n in new if not self.rowless and self.place.output(n).exists()]
+        there = [n for n in new if not self.outputs.rowless and self.place.output(n).exists()]
         if self.job.sink.gone == "remove":
             there += [n for n in gone if Footer.read(self.place.output(n)) is None]
         tables = [self.place.table(head.rule) for head in pooling(self.heads)]
         foreign = tuple(str(t) for t in tables if t.exists() and not pooled_of(t))
         return tuple(n for n in there if n not in seen) + foreign
-
-    def _output_schema(self) -> dict[str, pl.DataType]:
-        every = dict(self.own) | self.added()
-        return {name: every[name] for name in self.output_columns()}
 
     def _weights_of(self, rule: str) -> list[str]:
         return [w for h in self.heads if h.rule == rule for w in h.weights]
@@ -690,7 +531,7 @@ class Outcome:
         """The run record: what `--json` prints and the history keeps."""
         return {
             "job": self.run.job.name,
-            "sink": None if self.run.rowless else str(self.run.place.sink),
+            "sink": None if self.run.outputs.rowless else str(self.run.place.sink),
             "tables": [str(self.run.place.table(head.rule)) for head in pooling(self.run.heads)],
             "plan": self.plan.counts(),
             "batches": self.written,
@@ -753,7 +594,7 @@ def execute(
         run.expect(health, sum(f.rows for f in footers))
         return Outcome(run, plan, 0, 0, time.monotonic() - began, health)
     run.place.checked()
-    run.writable()
+    run.outputs.writable()
     with run.place.held() as check, one_thread():
         try:
             run = run.current()
@@ -810,6 +651,10 @@ def _wanted(low: float | None, high: float | None) -> str:
 def _inputs(published: Mapping[str, Any]) -> dict[str, Fingerprint]:
     """The inputs as the last run saw them."""
     return {name: Fingerprint(**f) for name, f in published.get("batches", {}).items()}
+
+
+def _steady(inputs: Mapping[str, Fingerprint], part: Part) -> None:
+    steady(cast(Batch, part), inputs[part.name])
 
 
 def _hashed(batch: Batch, last: Mapping[str, Fingerprint]) -> Fingerprint:

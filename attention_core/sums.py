@@ -15,6 +15,7 @@ import math
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -24,7 +25,7 @@ LIMBS = 3
 BLOCK = 1 << 16  # rows at once: fits the cache
 EXACT = 1 << 22  # so many pieces of 30 bits add up exactly in a float64, which is faster than int64
 LOWEST = -33  # the top of a segment without addends: its limbs reach down to 2^-1080, below all that float64 has
-Mapped = Callable[[Callable[[slice], Tensor], Iterator[slice]], Iterable[Tensor]]
+Mapped = Callable[[Callable[[Any], Tensor], Iterable[Any]], Iterable[Tensor]]
 _BASE = 2.0**BITS
 _MASK = (1 << BITS) - 1
 
@@ -103,9 +104,10 @@ class Sums:
         limbs = (torch.stack([placed(limb, ids, size, 0) for limb in v]) for v in (self.low, self.high))
         return Sums(placed(self.top, ids, size, LOWEST), *limbs)
 
-    def value(self) -> Tensor:
-        """The sums (size,) float64; beyond the range of float64, ±inf."""
-        return torch.cat([s._read() * _power(s.top - 1) for s in self._blocks()]).reshape(self.top.shape)
+    def value(self, each: Mapped = map) -> Tensor:
+        """The sums (size,) float64; beyond the range of float64, ±inf. each: as `map`."""
+        blocks = each(lambda s: s._read() * _power(s.top - 1), self._blocks())
+        return torch.cat(list(blocks)).reshape(self.top.shape)
 
     def mean(self, count: Tensor) -> Tensor:
         """The sums over `count` (size,), also where a sum itself is beyond float64; 0 where the count is 0."""

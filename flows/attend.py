@@ -33,6 +33,7 @@ from attention_core.plan import Plan
 from attention_core.run import Run, execute, opened
 from attention_core.work import patiently, threads
 from flows.artifacts import Progress, show
+from flows.engines import Name, engine
 from flows.events import missed, published
 from flows.progress import Each, Pace, every
 from flows.summary import counted, headline, planned
@@ -78,6 +79,11 @@ class Options(BaseModel):
         title="Chunk rows",
         description="Rows on the device at once; 0: as in the job file. The results do not change",
     )
+    engine: Name = Field(
+        default="here",
+        title="Engine",
+        description="Where the work runs: in this process, or on a Dask or Ray cluster. The results do not change",
+    )
     set: dict[str, str] = Field(
         default_factory=dict,
         title="Set",
@@ -107,11 +113,16 @@ def attend(job: str, options: Options = AS_IN_THE_JOB) -> dict[str, Any] | State
     log.info("%s: %s; %s", run.job.name, planned(plan.counts()), counted(plan.passes, "fitting pass"))
     pace = Pace(run.batches, plan.passes)
     run = run.watched(Each(run.watch, pace))
-    steps = Tasks(run, pace)
-    cancelled = threading.Event()
+    cancelled, started = threading.Event(), list[str]()
+    idle = plan.nothing and not options.full and not options.redo
     try:
-        with _told(run, pace, cancelled), steps.gpu:
-            outcome = execute(run, options.full, options.redo or None, steps, plan)
+        with _told(run, pace, cancelled), engine("here" if idle else options.engine, run.workers, run.stop) as there:
+            run = run.by(there)
+            if there.apart:
+                log.info("%s: %s", options.engine, counted(there.workers, "worker"))
+            steps = Tasks(run, pace, started)
+            with steps.gpu:
+                outcome = execute(run, options.full, options.redo or None, steps, plan)
         record = outcome.plain()
         log.info("%s; %s", headline(record), run.place.sink)
         if outcome.written or not outcome.plan.nothing:
@@ -123,14 +134,14 @@ def attend(job: str, options: Options = AS_IN_THE_JOB) -> dict[str, Any] | State
             report = None
         show(record, report)
     except ExpectationMissed as error:
-        missed(run.job.name, None if run.rowless else str(run.place.sink), error)
+        missed(run.job.name, None if run.outputs.rowless else str(run.place.sink), error)
         raise
     except Stopped:
         if not cancelled.is_set():
             raise
         return Cancelled(message="the sink is as it was, and the next run goes on from here")
     finally:
-        _wait_until_recorded(len(steps.started))
+        _wait_until_recorded(len(started))
     return record
 
 
@@ -237,8 +248,8 @@ def _end_with_this(pid: int) -> None:
 class Tasks:
     """One task a step, and for applying one a batch or a group of small ones; tasks hand no data to each other."""
 
-    def __init__(self, run: Run, pace: Pace) -> None:
-        self.run, self.pace, self.here, self.started = run, pace, threads(run.workers, run.watch, run.stop), list[str]()
+    def __init__(self, run: Run, pace: Pace, started: list[str]) -> None:
+        self.run, self.pace, self.here, self.started = run, pace, threads(run.workers, run.watch, run.stop), started
         self.gpu, self.waited = ExitStack(), False
 
     def __call__(self, what: str, work: Callable[[T], R], items: Sequence[T]) -> list[R]:

@@ -12,7 +12,7 @@ import tomllib
 import traceback
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import App, CycloptsError, Parameter
 from cyclopts.validators import Number
@@ -22,6 +22,7 @@ from attention_core.errors import FarolError, JobError, nearest, printable
 if TYPE_CHECKING:
     from attention_core.plan import Plan
     from attention_core.run import Run
+    from flows.engines import Name
 
 # Read by Prefect when it is imported: an own console without its log and its tracebacks, a patient start.
 QUIET = {
@@ -69,6 +70,10 @@ def run(
     device: Annotated[str | None, Parameter(help="auto, cpu, cuda or cuda:N")] = None,
     chunk_rows: Annotated[int | None, Parameter(help="Rows on the device at once; the results do not change")] = None,
     workers: Annotated[int | None, Parameter(help="Batches at once; the results do not change")] = None,
+    engine: Annotated[
+        Literal["here", "dask", "ray"],
+        Parameter(help="Where the work runs: in this process, or on a cluster; the results do not change"),
+    ] = "here",
     set: Sets = (),
     json: Json = False,
 ) -> None:
@@ -79,6 +84,7 @@ def run(
     """
     from attention_core.run import execute, opened, refuse_plan
     from flows import show
+    from flows.engines import installed
 
     own = {"device": device, "chunk_rows": chunk_rows, "workers": workers}
     overrides = [*set, *(f"{entry}={value}" for entry, value in own.items() if value is not None)]
@@ -88,7 +94,8 @@ def run(
     if plan.nothing and not full and redo is None and not _server():
         record = execute(opening).plain()
     else:
-        record = _flow(job, full, redo, overrides, opening, plan)
+        installed(engine)
+        record = _flow(job, full, redo, engine, overrides, opening, plan)
     if json:
         _print_json(record)
     else:
@@ -140,7 +147,7 @@ def preview(
 
     opening = opened(job, set)
     shown, whole = sample(opening, rows)
-    show.frame(shown, opening.added())
+    show.frame(shown, opening.outputs.added())
     if not whole:
         what = "its rules need their whole scope, and this looked at the first batch only"
         show.note(f"{what}, {opening.batches[0].name}: a run looks at all of them, and its numbers differ")
@@ -154,7 +161,7 @@ def check(job: Path, /, *, set: Sets = ()) -> None:
     from flows.summary import counted
 
     opening = opened(job, set)
-    opening.writable()
+    opening.outputs.writable()
     columns = len(opening.columns)
     where = f"{counted(len(opening.batches), 'batch')} of {counted(columns, 'column')}"
     show.line(f"{job} is right: {where}, {counted(len(opening.job.attention), 'rule')}")
@@ -299,7 +306,9 @@ def _complain(message: str, status: int) -> int:
     return status
 
 
-def _flow(job: Path, full: bool, redo: str | None, overrides: list[str], opening: Run, plan: Plan) -> dict[str, Any]:
+def _flow(
+    job: Path, full: bool, redo: str | None, engine: Name, overrides: list[str], opening: Run, plan: Plan
+) -> dict[str, Any]:
     _quietly()
     _interruptible()
     from prefect.exceptions import CancelledRun
@@ -315,7 +324,7 @@ def _flow(job: Path, full: bool, redo: str | None, overrides: list[str], opening
         token = OPENED.set((opening.watched(watch), plan))
         try:
             start_server()
-            record = attend(str(job), Options(full=full, redo=redo or "", set=_pairs(overrides)))
+            record = attend(str(job), Options(full=full, redo=redo or "", engine=engine, set=_pairs(overrides)))
         except CancelledRun as error:
             raise Stopped(f"cancelled in Prefect; {error}") from None
         finally:

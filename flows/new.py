@@ -197,7 +197,7 @@ def new(path: str, output: Path | None = None) -> str:
 
 def _compression(run: Run) -> str:
     """A line on the compression of outputs, where columns are copied with another than the one that goes unsaid."""
-    _, better = run.copies(run.batches[0], list(run.own))
+    _, better = run.outputs.copies(run.batches[0], list(run.own))
     if better is None:
         return ""
     fastest = "columns are then copied as they lie there, which is fastest"

@@ -149,7 +149,7 @@ def look(run: Run) -> Report:
     last, path = run.place.last(), run.place.work / "report.html"
     if not records or not last:
         raise JobError(f"{run.job.name}: there is no run to report yet; farol run is the first")
-    if last.get("rules") != run.rules:
+    if last.get("rules") != run.outputs.rules:
         there = f"; the page of that run is {path}" if path.is_file() else ""
         raise JobError(f"{run.job.name}: the rules have changed since the last run; farol run applies them{there}")
     record, before = records[-1], records[-2] if len(records) > 1 else None
@@ -319,7 +319,7 @@ def _see_rows(run: Run, views: Sequence[View], footers: Sequence[Footer]) -> lis
     """Looks at rows that are written: which get most attention, and how much there is over time and over groups."""
     there = [f for f in footers if f.rows and run.place.output(f.name).is_file()]
     if not views or not there:
-        return ["no rows are written, so none is shown"] if run.rowless else []
+        return ["no rows are written, so none is shown"] if run.outputs.rowless else []
     notes, rows, most = [], sum(f.rows for f in there), MOST_ROWS // len(views)
     if rows > most:
         there = there[:: math.ceil(rows / most)]

@@ -114,30 +114,30 @@ def plan(run: Run, found: Plan, every: bool, refused: str | None = None) -> None
     if shown and found.estimate is not None:
         out.print(f"takes about: {_takes(found.estimate)}")
         todo = next((b for b, e in zip(run.batches, found.entries, strict=True) if e.status != "done"), None)
-        if todo is not None and run.passing():
+        if todo is not None and run.outputs.passing():
             line(f"copies: {_copies(run, todo)}")
     made(run)
     if refused is not None:
         note(f"a run would refuse this: {refused}")
     if found.nothing:
         return
-    if not run.rowless:
+    if not run.outputs.rowless:
         line(f"writes to {run.place.sink}")
 
 
 def made(run: Run) -> None:
     """What the rules make: columns beside the rows, and tables."""
-    if not run.rowless:
-        written = set(run.output_columns())
-        line(f"adds: {_named({n: t for n, t in run.added().items() if n in written}) or 'nothing'}")
-        left = [name for name in run.added() if name not in written]
+    if not run.outputs.rowless:
+        written = set(run.outputs.names())
+        line(f"adds: {_named({n: t for n, t in run.outputs.added().items() if n in written}) or 'nothing'}")
+        left = [name for name in run.outputs.added() if name not in written]
         if left:
             note(f"sink.columns leaves out what the rules add: {', '.join(left)}")
     if run.left_out and run.given is None and run.asks:
         which = counted(len(run.left_out), "batch")
         note(f"source.where leaves {which} out, whose outputs stay; what rules know of a scope is of the others alone")
     for head in pooling(run.heads):
-        line(f"table: {run.place.table(head.rule)}: {_named(table_types(head, run.columns_with_added()))}")
+        line(f"table: {run.place.table(head.rule)}: {_named(table_types(head, run.outputs.with_added()))}")
 
 
 def _named(types: Mapping[str, pl.DataType]) -> str:
@@ -154,8 +154,8 @@ def _takes(estimate: Estimate) -> str:
 
 def _copies(run: Run, batch: Batch) -> str:
     """How much of a batch is copied rather than decoded and encoded, and what would let more of it be."""
-    now, better = run.copies(batch)
-    said = f"{now} of {counted(len(run.passing()), 'column')} of {batch.name} as they lie there"
+    now, better = run.outputs.copies(batch)
+    said = f"{now} of {counted(len(run.outputs.passing()), 'column')} of {batch.name} as they lie there"
     if better is not None:
         return f"{said}; sink.compression: {better[0]}, as there, would copy {better[1]}, which is faster"
     if not now and (group := batch.extent().group) > ROW_GROUP_BYTES:

@@ -49,7 +49,7 @@ def folder(tmp_path):
 def carried(folder):
     """What is carried, by batch."""
     run = opened(folder.path / "job.yaml")
-    return {batch.name: run.carried(batch) for batch in run.batches}
+    return {batch.name: run.outputs.carried(batch) for batch in run.batches}
 
 
 # Thrift

@@ -12,8 +12,9 @@ from test_statistics import rules_of, with_weight
 from attention_core import run as runs
 from attention_core.batches import Batch
 from attention_core.job import SCORES, WEIGHTS
+from attention_core.outputs import Outputs
 from attention_core.questions import Count, Counts, Pair, Sum, both
-from attention_core.run import Run, opened
+from attention_core.run import opened
 from attention_core.states import States
 from attention_core.sums import Sums
 
@@ -23,18 +24,18 @@ IN_GROUP = {**GROUPS, "apply": "weights"}
 @contextmanager
 def reads():
     """The batches whose key columns are read, as often as they are asked; rows are written with all columns here."""
-    seen, read, passing, kept = [], Batch.read, Run.passing, runs.KEPT
+    seen, read, passing, kept = [], Batch.read, Outputs.passing, runs.KEPT
 
     def counted(self, columns, rows):
         if columns is not None:
             seen.append(self.name)
         return read(self, columns, rows)
 
-    Batch.read, Run.passing, runs.KEPT = counted, lambda self: [], 0
+    Batch.read, Outputs.passing, runs.KEPT = counted, lambda self: [], 0
     try:
         yield seen
     finally:
-        Batch.read, Run.passing, runs.KEPT = read, passing, kept
+        Batch.read, Outputs.passing, runs.KEPT = read, passing, kept
 
 
 def in_group(g, seed=0, n=30):

@@ -15,7 +15,7 @@ FIRST, TOMORROW = dt.date(2013, 11, 20), dt.date(2013, 12, 17)
 
 
 def test_the_job_file_is_right():
-    added = opened(DELAYS / "job.yaml").added()
+    added = opened(DELAYS / "job.yaml").outputs.added()
     assert list(added) == ["recent_weight", "alike_weight", "share"]
 
 

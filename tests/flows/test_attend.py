@@ -14,7 +14,8 @@ import flows.attend
 import flows.events
 from attention_core.batches import Batch
 from attention_core.errors import DataError, ExpectationMissed, FarolError, Stopped
-from attention_core.run import Run, opened, run
+from attention_core.outputs import Outputs
+from attention_core.run import opened, run
 from attention_core.work import Watch
 from flows.attend import MOST_TASKS, OPENED, Options, Tasks, attend, groups
 from flows.progress import Pace
@@ -30,6 +31,14 @@ def batches(tmp_path, *sizes):
         (tmp_path / f"{i}.parquet").write_bytes(b"x" * size)
         found.append(Batch(tmp_path / f"{i}.parquet", f"{i}.parquet"))
     return found
+
+
+def _waited(stop):
+    """Whether that says true within some seconds."""
+    until = time.monotonic() + 20
+    while not stop() and time.monotonic() < until:
+        time.sleep(0.01)
+    return stop()
 
 
 def ran(**options):
@@ -181,7 +190,7 @@ def test_a_gpu_is_waited_for_once_a_run_and_not_to_hash(monkeypatch, device, tak
 
     @flow
     def steps():
-        tasks = Tasks(run, Pace())
+        tasks = Tasks(run, Pace(), [])
         tasks("hash", str, [1])
         assert names == []
         assert tasks("fit, pass 1", str, [1, 2]) == tasks("fit, pass 2", str, [1, 2]) == ["1", "2"]
@@ -223,13 +232,13 @@ def test_the_error_that_stopped_the_rest_is_told_and_the_rest_stops(folder, monk
     for name in "cdef":
         folder.data(f"{name}.parquet", x=[1])
     at_work, read = threading.Event(), []
-    whole = Run.apply
+    whole = Outputs.apply
 
-    def apply(run, batch, statistics, now):
+    def apply(outputs, batch, **known):
         if batch.name == "b.parquet":
             assert at_work.wait(10)
             raise DataError(f"{batch.path}: broken")
-        return whole(run, batch, statistics, now)
+        return whole(outputs, batch, **known)
 
     class Slow(Watch):
         def rows(self, rows):
@@ -238,7 +247,7 @@ def test_the_error_that_stopped_the_rest_is_told_and_the_rest_stops(folder, monk
             time.sleep(0.3)
 
     folder.data("a.parquet", x=list(range(100)))
-    monkeypatch.setattr(Run, "apply", apply)
+    monkeypatch.setattr(Outputs, "apply", apply)
     opening = opened("job.yaml")
     token = OPENED.set((opening.watched(Slow()), opening.plan()))
     try:
@@ -256,12 +265,12 @@ def test_an_error_fails_its_own_task_and_cancels_the_rest(folder, monkeypatch):
     for name in "cde":
         folder.data(f"{name}.parquet", x=[1])
 
-    def apply(run, batch, *_):
-        if run.stop.is_set():
+    def apply(outputs, batch, **_):
+        if outputs.look.stop():
             raise Stopped("stopped")
         raise DataError(f"{batch.path}: broken")
 
-    monkeypatch.setattr(Run, "apply", apply)
+    monkeypatch.setattr(Outputs, "apply", apply)
     with pytest.raises(DataError, match="a.parquet: broken$"):
         ran()
     flow_run, tasks = history()
@@ -282,12 +291,12 @@ def test_an_interrupt_while_tasks_are_submitted_stops_those_that_were(folder, mo
             raise KeyboardInterrupt
         return whole(runner, *arguments, **named)
 
-    def apply(run, *_):
-        stopped.append(run.stop.wait(20))
+    def apply(outputs, *_, **known):
+        stopped.append(_waited(outputs.look.stop))
         raise Stopped("stopped")
 
     monkeypatch.setattr(ThreadPoolTaskRunner, "submit", submit)
-    monkeypatch.setattr(Run, "apply", apply)
+    monkeypatch.setattr(Outputs, "apply", apply)
     with pytest.raises(KeyboardInterrupt):
         ran()
     assert stopped == [True]
@@ -297,10 +306,10 @@ def test_an_interrupt_while_tasks_are_submitted_stops_those_that_were(folder, mo
 def test_prefect_keeps_no_frame(folder, monkeypatch):
     """What a step gives is handed on in plain Python: Prefect would hold a task's result until the flow ends."""
     given = []
-    whole = Run.apply
+    whole = Outputs.apply
 
-    def apply(run, batch, statistics, now):
-        footer = whole(run, batch, statistics, now)
+    def apply(outputs, batch, **known):
+        footer = whole(outputs, batch, **known)
         given.append(footer)
         return footer
 
@@ -315,7 +324,7 @@ def test_prefect_keeps_no_frame(folder, monkeypatch):
         assert how["parameters"] == {}
         return future
 
-    monkeypatch.setattr(Run, "apply", apply)
+    monkeypatch.setattr(Outputs, "apply", apply)
     monkeypatch.setattr(ThreadPoolTaskRunner, "submit", submitted)
     ran()
     assert len(given) == len(kept) == 2

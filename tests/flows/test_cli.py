@@ -504,7 +504,7 @@ def test_an_interrupted_run_leaves_the_sink_as_it_was_and_the_next_goes_on(folde
     process = folder.python(MAIN, "run", "job.yaml", PREFECT_API_URL=server)
     staging = folder.path / "out.farol/staging"
     until = time.monotonic() + 60
-    while not (list(staging.glob("*/a.parquet.staged")) and list(staging.glob("*/b.parquet.part"))):
+    while not (list(staging.glob("*/a.parquet.staged")) and list(staging.glob("*/.parts/b.parquet.*"))):
         assert process.poll() is None and time.monotonic() < until, process.communicate()
         time.sleep(0.02)
     process.send_signal(ending)

@@ -121,7 +121,7 @@ def test_a_run_that_is_cancelled_in_prefect_stops_within_a_chunk(folder, server)
     folder.data("b.parquet", x=list(range(1_000_000)))
     process = folder.python(MAIN, "run", "job.yaml", PREFECT_API_URL=server)
     until = time.monotonic() + 60
-    while not list((folder.path / "out.farol").glob("staging/*/b.parquet.part")):
+    while not list((folder.path / "out.farol").glob("staging/*/.parts/b.parquet.*")):
         assert process.poll() is None and time.monotonic() < until, process.communicate()
         time.sleep(0.05)
     with get_client(sync_client=True) as client:

@@ -1,0 +1,227 @@
+"""Where the work runs, beside the threads of this process: on a Dask or a Ray cluster, that is there or made here.
+
+What travels is pickled: what is asked or known, and paths, never rows. So workers need Farol, no Prefect, and to see
+the folders, or buckets, of source and sink under the names that they have here. Each works on one batch at a time, and
+does it as threads here would, to the last bit.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import pickle
+import threading
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cache, lru_cache
+from importlib.util import find_spec
+from typing import Any, Literal, TypeVar, get_args
+
+import torch
+
+from attention_core.devices import chosen, keep_freed_memory
+from attention_core.engine import HERE, Engine
+from attention_core.errors import DataError, JobError, Stopped
+from attention_core.frozen import content
+from attention_core.ledger import versions
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+Name = Literal["here", "dask", "ray"]
+NEEDS = {"dask": "distributed", "ray": "ray"}
+LOOKS = 0.5  # seconds after which who waits for a worker sees that the run was stopped
+PATIENCE = 60.0  # seconds for a cluster to have a worker
+
+
+@contextmanager
+def engine(name: Name, workers: int, stop: threading.Event) -> Iterator[Engine]:
+    """The engine of this name while the block runs.
+
+    workers: of a cluster that is made here, since none is set. stop: the run's, at which nobody waits any longer.
+
+    Raises:
+        JobError: where its library is not installed, or its cluster does not answer.
+    """
+    if name == "here":
+        yield HERE
+        return
+    installed(name)
+    with (_dask if name == "dask" else _ray)(workers, stop) as there:
+        yield there
+
+
+def installed(name: str) -> None:
+    """Refuses an engine that is none, or whose library is not there.
+
+    Raises:
+        JobError: saying what to do.
+    """
+    if name not in get_args(Name):
+        raise JobError(f"--engine {name}: there are {', '.join(get_args(Name))}")
+    if name in NEEDS and find_spec(NEEDS[name]) is None:
+        raise JobError(f"--engine {name} needs the package {NEEDS[name]}; pip install 'farol[{name}]' brings it")
+
+
+class _Cluster:
+    """What both have in common: work is packed once, and each item by itself."""
+
+    apart = True
+
+    def __init__(self, workers: int, submit: Callable[..., Any], stop: threading.Event) -> None:
+        self.workers, self._submit, self._stop = workers, submit, stop
+
+    def device(self, name: str) -> torch.device:
+        return self(chosen)(name)
+
+    def __call__(self, work: Callable[[T], R]) -> Callable[[T], R]:
+        submitted = self._submit(_packed((versions(), _packed(work))))
+
+        def there(item: T) -> R:
+            found: R = pickle.loads(submitted(_packed(item), str(getattr(item, "name", item)), self._stop))
+            return found
+
+        return there
+
+
+def done(work: bytes, item: bytes) -> bytes:
+    """Does some work on an item, in a worker's process."""
+    _settled()
+    return _packed(_work(work)(pickle.loads(item)))
+
+
+@lru_cache(maxsize=1)
+def _work(packed: bytes) -> Callable[[Any], Any]:
+    theirs, work = pickle.loads(packed)
+    if theirs != versions():
+        what = f"a worker has {versions()}, and who asks has {theirs}: results would differ"
+        raise DataError(f"{what}; install the same versions on all")
+    found: Callable[[Any], Any] = pickle.loads(work)
+    return found
+
+
+@cache
+def _settled() -> None:
+    """One torch thread: workers are as many as there are cores."""
+    torch.set_num_threads(1)
+    keep_freed_memory()
+
+
+class _Packer(pickle.Pickler):
+    def reducer_override(self, value: Any) -> Any:
+        """A tensor as its own numbers: a part of one would take the whole with it."""
+        if not isinstance(value, torch.Tensor):
+            return NotImplemented
+        return _tensor, (content(value), value.dtype, tuple(value.shape))
+
+
+def _tensor(numbers: bytes, dtype: torch.dtype, shape: tuple[int, ...]) -> torch.Tensor:
+    if not numbers:
+        return torch.empty(shape, dtype=dtype)
+    return torch.frombuffer(bytearray(numbers), dtype=dtype).reshape(shape)
+
+
+def _packed(value: Any) -> bytes:
+    into = io.BytesIO()
+    _Packer(into, protocol=pickle.HIGHEST_PROTOCOL).dump(value)
+    return into.getvalue()
+
+
+def _gone(what: str, error: BaseException) -> DataError:
+    said = (str(error).strip().splitlines() or [""])[0]
+    return DataError(f"{what}: its worker was lost, again and again, perhaps out of memory: {said}")
+
+
+@contextmanager
+def _dask(workers: int, stop: threading.Event) -> Iterator[_Cluster]:
+    """The cluster whose scheduler Dask is configured for, as by DASK_SCHEDULER_ADDRESS; else one of processes here."""
+    import dask
+    from distributed import Client, LocalCluster
+
+    warnings.filterwarnings("ignore", "Sending large graph")
+    address = dask.config.get("scheduler-address", None)
+    try:
+        if address is None:
+            made = {"n_workers": workers, "threads_per_worker": 1, "host": "127.0.0.1", "dashboard_address": None}
+            cluster = LocalCluster(**made, silence_logs=50)
+        else:
+            cluster = None
+        client = Client(address or cluster, set_as_default=False, timeout=PATIENCE)
+        client.wait_for_workers(1, timeout=PATIENCE)
+    except (OSError, TimeoutError, ValueError) as error:
+        raise JobError(f"the Dask cluster {address or 'here'} does not answer, or has no worker: {error}") from None
+    try:
+        yield _Cluster(workers if cluster else sum(client.nthreads().values()), _by_dask(client), stop)
+    finally:
+        client.close()
+        if cluster is not None:
+            cluster.close()
+
+
+def _by_dask(client: Any) -> Callable[[bytes], Callable[[bytes, str, threading.Event], bytes]]:
+    from distributed import KilledWorker
+    from distributed.client import FutureCancelledError
+
+    def submit(work: bytes) -> Callable[[bytes, str, threading.Event], bytes]:
+        held = client.submit(bytes, work, pure=False)  # a result, so that it is made again where it is lost
+
+        def submitted(item: bytes, what: str, stop: threading.Event) -> bytes:
+            future, ended = client.submit(done, held, item, pure=False), threading.Event()
+            future.add_done_callback(lambda _: ended.set())
+            while not ended.wait(LOOKS):
+                if stop.is_set():
+                    future.cancel()
+                    raise Stopped("stopped; the sink is as it was")
+            try:
+                return bytes(future.result())
+            except (KilledWorker, FutureCancelledError) as error:
+                raise _gone(what, error) from None
+
+        return submitted
+
+    return submit
+
+
+@contextmanager
+def _ray(workers: int, stop: threading.Event) -> Iterator[_Cluster]:
+    """The cluster at RAY_ADDRESS, else one of processes here."""
+    import ray
+
+    address = os.environ.get("RAY_ADDRESS")
+    made = {} if address else {"num_cpus": workers, "include_dashboard": False}
+    try:
+        ray.init(address or "local", log_to_driver=False, logging_level="error", **made)
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        raise JobError(f"the Ray cluster {address or 'here'} does not answer: {error}") from None
+    try:
+        yield _Cluster(int(ray.cluster_resources().get("CPU", 1)), _by_ray(), stop)
+    finally:
+        ray.shutdown()
+
+
+def _by_ray() -> Callable[[bytes], Callable[[bytes, str, threading.Event], bytes]]:
+    import ray
+    from ray.exceptions import RayError, RayTaskError
+
+    remote = ray.remote(done)
+
+    def submit(work: bytes) -> Callable[[bytes, str, threading.Event], bytes]:
+        held = ray.put(work)
+
+        def submitted(item: bytes, what: str, stop: threading.Event) -> bytes:
+            future = remote.remote(held, item)
+            while not ray.wait([future], timeout=LOOKS)[0]:
+                if stop.is_set():
+                    ray.cancel(future)
+                    raise Stopped("stopped; the sink is as it was")
+            try:
+                return bytes(ray.get(future))
+            except RayTaskError as error:
+                raise error.cause from None
+            except RayError as error:
+                raise _gone(what, error) from None
+
+        return submitted
+
+    return submit
