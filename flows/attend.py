@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime as dt
 import os
-import signal
 import subprocess
 import threading
 import time
@@ -33,7 +32,7 @@ from attention_core.plan import Plan
 from attention_core.run import Run, execute, opened
 from attention_core.work import patiently, threads
 from flows.artifacts import Progress, show
-from flows.engines import Name, engine
+from flows.engines import Name, engine, unreached
 from flows.events import missed, published
 from flows.progress import Each, Pace, every
 from flows.summary import counted, headline, planned
@@ -211,15 +210,10 @@ def _drawn(run: Run) -> Report | None:
 
 
 def start_server() -> None:
-    """Starts Prefect's embedded server, where no other is set, out of reach of Ctrl-C.
-
-    A terminal sends that to the whole group of processes, and a run whose server is gone waits for it for a minute.
-    A process inherits which signals are blocked from the thread that starts it.
-    """
+    """Starts Prefect's embedded server, where no other is set: a run whose server is gone waits for it for a minute."""
 
     def start() -> None:
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-        with suppress(Exception):  # the flow tries again, and tells what is wrong
+        with unreached(), suppress(Exception):  # the flow tries again, and tells what is wrong
             server.start()
 
     if PREFECT_API_URL.value() or not PREFECT_SERVER_ALLOW_EPHEMERAL_MODE.value():

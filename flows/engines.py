@@ -10,12 +10,14 @@ from __future__ import annotations
 import io
 import os
 import pickle
+import signal
 import threading
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache, lru_cache
 from importlib.util import find_spec
+from multiprocessing import resource_tracker
 from typing import Any, Literal, TypeVar, get_args
 
 import torch
@@ -62,6 +64,20 @@ def installed(name: str) -> None:
         raise JobError(f"--engine {name}: there are {', '.join(get_args(Name))}")
     if name in NEEDS and find_spec(NEEDS[name]) is None:
         raise JobError(f"--engine {name} needs the package {NEEDS[name]}; pip install 'farol[{name}]' brings it")
+
+
+@contextmanager
+def unreached() -> Iterator[None]:
+    """Processes that are started meanwhile, or by threads that are, are out of reach of Ctrl-C.
+
+    A terminal sends that to the whole group of processes. A process inherits which signals are blocked from the thread
+    that starts it.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 class _Cluster:
@@ -144,7 +160,9 @@ def _dask(workers: int, stop: threading.Event) -> Iterator[_Cluster]:
     try:
         if address is None:
             made = {"n_workers": workers, "threads_per_worker": 1, "host": "127.0.0.1", "dashboard_address": None}
-            cluster = LocalCluster(**made, silence_logs=50)
+            resource_tracker.ensure_running()  # which would let Ctrl-C through again
+            with unreached():
+                cluster = LocalCluster(**made, silence_logs=50)
         else:
             cluster = None
         client = Client(address or cluster, set_as_default=False, timeout=PATIENCE)
