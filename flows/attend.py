@@ -8,7 +8,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
@@ -32,7 +32,7 @@ from attention_core.plan import Plan
 from attention_core.run import Run, execute, opened
 from attention_core.work import patiently, threads
 from flows.artifacts import Progress, show
-from flows.engines import Name, engine, unreached
+from flows.engines import Name, engine, unconnected, unreached
 from flows.events import missed, published
 from flows.progress import Each, Pace, every
 from flows.summary import counted, headline, planned
@@ -107,7 +107,7 @@ def attend(job: str, options: Options = AS_IN_THE_JOB) -> dict[str, Any] | State
         options: What this run does otherwise than the job file says
     """
     log = get_run_logger()
-    run, plan = OPENED.get() or _opened(job, options.overrides())
+    run, plan = OPENED.get() or _opened(job, options)
     _name(run.job.name)
     log.info("%s: %s; %s", run.job.name, planned(plan.counts()), counted(plan.passes, "fitting pass"))
     pace = Pace(run.batches, plan.passes)
@@ -115,9 +115,10 @@ def attend(job: str, options: Options = AS_IN_THE_JOB) -> dict[str, Any] | State
     cancelled, started = threading.Event(), list[str]()
     idle = plan.nothing and not options.full and not options.redo
     try:
-        with _told(run, pace, cancelled), engine("here" if idle else options.engine, run.workers, run.stop) as there:
+        by = nullcontext(run.engine) if idle else engine(options.engine, run.workers, run.stop)
+        with _told(run, pace, cancelled), by as there:
             run = run.by(there)
-            if there.apart:
+            if there.apart and not idle:
                 log.info("%s: %s", options.engine, counted(there.workers, "worker"))
             steps = Tasks(run, pace, started)
             with steps.gpu:
@@ -190,8 +191,8 @@ def _is_cancelled(flow_run: UUID) -> bool:
     return state is not None and (state.is_cancelling() or state.is_cancelled())
 
 
-def _opened(job: str, overrides: list[str]) -> tuple[Run, Plan]:
-    run = opened(job, overrides)
+def _opened(job: str, options: Options) -> tuple[Run, Plan]:
+    run = opened(job, options.overrides(), engine=unconnected(options.engine))
     return run, run.plan()
 
 

@@ -84,17 +84,16 @@ def run(
     """
     from attention_core.run import execute, opened, refuse_plan
     from flows import show
-    from flows.engines import installed
+    from flows.engines import unconnected
 
     own = {"device": device, "chunk_rows": chunk_rows, "workers": workers}
     overrides = [*set, *(f"{entry}={value}" for entry, value in own.items() if value is not None)]
-    opening = opened(job, overrides)
+    opening = opened(job, overrides, engine=unconnected(engine))
     plan = opening.plan()
     refuse_plan(opening, plan, full, redo)
     if plan.nothing and not full and redo is None and not _server():
         record = execute(opening).plain()
     else:
-        installed(engine)
         record = _flow(job, full, redo, engine, overrides, opening, plan)
     if json:
         _print_json(record)

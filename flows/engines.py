@@ -18,11 +18,11 @@ from contextlib import contextmanager
 from functools import cache, lru_cache
 from importlib.util import find_spec
 from multiprocessing import resource_tracker
-from typing import Any, Literal, TypeVar, get_args
+from typing import Any, Literal, TypeVar
 
 import torch
 
-from attention_core.devices import chosen, keep_freed_memory
+from attention_core.devices import chosen, cores, keep_freed_memory
 from attention_core.engine import HERE, Engine
 from attention_core.errors import DataError, JobError, Stopped
 from attention_core.frozen import content
@@ -44,26 +44,30 @@ def engine(name: Name, workers: int, stop: threading.Event) -> Iterator[Engine]:
     workers: of a cluster that is made here, since none is set. stop: the run's, at which nobody waits any longer.
 
     Raises:
-        JobError: where its library is not installed, or its cluster does not answer.
+        JobError: where its cluster does not answer.
     """
     if name == "here":
         yield HERE
         return
-    installed(name)
     with (_dask if name == "dask" else _ray)(workers, stop) as there:
         yield there
 
 
-def installed(name: str) -> None:
-    """Refuses an engine that is none, or whose library is not there.
+def unconnected(name: Name) -> Engine:
+    """The engine of this name before there is any work for it: which devices a cluster has is not known yet.
 
     Raises:
-        JobError: saying what to do.
+        JobError: where its library is not installed.
     """
-    if name not in get_args(Name):
-        raise JobError(f"--engine {name}: there are {', '.join(get_args(Name))}")
-    if name in NEEDS and find_spec(NEEDS[name]) is None:
+    if name == "here":
+        return HERE
+    if find_spec(NEEDS[name]) is None:
         raise JobError(f"--engine {name} needs the package {NEEDS[name]}; pip install 'farol[{name}]' brings it")
+    return _Cluster(cores(), _nobody, threading.Event())
+
+
+def _nobody(work: bytes) -> Any:
+    raise AssertionError("an engine is connected before it works")
 
 
 @contextmanager

@@ -21,7 +21,7 @@ from attention_core.errors import DataError, JobError, SinkBusy, Stopped
 from attention_core.hold import Lost, OfFile, held
 from attention_core.run import execute, opened
 from flows import engines
-from flows.engines import _Cluster, _packed, engine
+from flows.engines import _Cluster, _packed, engine, unconnected
 from tests.stress import jobs
 
 ALONE = ["unshare", "-rn"]  # Ray listens on the address of the host
@@ -135,6 +135,14 @@ def test_what_is_not_there_is_said_in_one_line(folder, monkeypatch):
     status, _, err = folder.farol("run", "job.yaml", "--engine", "ray")
     assert status == 2
     assert err == "farol: --engine ray needs the package ray; pip install 'farol[ray]' brings it\n"
+
+
+def test_which_devices_there_are_is_for_the_workers_to_say(source, cluster):
+    """The machine that runs the flow of a cluster of GPUs may have none."""
+    run = opened(source, ["device=cuda:77"], engine=unconnected("dask"))
+    assert run.plan().passes and run.workers >= 1
+    with engine("dask", 2, threading.Event()) as there, pytest.raises(JobError, match="cuda:77 is not there"):
+        execute(run.by(there))
 
 
 def unheard(_):
