@@ -11,7 +11,7 @@ import polars as pl
 
 from attention_core.columns import places, union
 
-WAITING = 8
+WAITING = 8  # answers, until they are merged at once
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,7 +25,7 @@ class Answer:
 class Gathered:
     """Answers by scope, merged as they come, from any thread. known: the segments of scopes, where they are known.
 
-    most: answers that wait to be merged at once: memory holds no more of them, however many parts there are.
+    most: answers that wait until they are merged at once, so that memory does not grow with the number of parts.
     """
 
     def __init__(self, known: Mapping[str, pl.DataFrame], most: int = WAITING) -> None:

@@ -74,7 +74,7 @@ def _never() -> bool:
     return False
 
 
-def _always(part: Part) -> None:
+def _nothing(part: Part) -> None:
     pass
 
 
@@ -98,10 +98,10 @@ class Look:
     heads: Sequence[Head]
     chunk_rows: int | None = None
     device: torch.device = CPU
-    stop: Callable[[], bool] = lambda: False
+    stop: Callable[[], bool] = _never
     watch: Callable[[int], None] = lambda rows: None
     threads: Callable[[Part], int] = lambda part: 1  # that work on the chunks of a part at once
-    steady: Callable[[Part], None] = _always  # refuses a part that is not as it was
+    steady: Callable[[Part], None] = _nothing  # refuses a part that is not as it was
     order: Mapping[str, int] = field(default_factory=dict)  # of the parts that teach, by name
     states: States = field(default_factory=States)
     inputs: Mapping[str, Input] = field(default_factory=dict)  # of the parts whose states are kept, by name
@@ -113,13 +113,14 @@ class Look:
     lost: Callable[[], bool] = _never  # what stops this where it has travelled to
     found: dict[tuple[str, str], Segments] = field(default_factory=dict)
     kept: dict[tuple[str, str], pl.DataFrame | None] = field(default_factory=dict)
+    kept_states: dict[str, set[str]] = field(default_factory=dict)  # their names, by part
     spent: dict[str, float] = field(default_factory=dict)  # seconds of work on each head, by its first weight column
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def __reduce__(self) -> Any:
-        """How the parts are read, without what this process has found or who it tells."""
-        to = (self.heads, self.chunk_rows, self.device, self.lost, self.steady, self.order, self.states, self.inputs)
-        return _elsewhere, to
+        """How the parts are read, without what this process has found or whom it tells."""
+        same = {n: getattr(self, n) for n in ("heads", "chunk_rows", "device", "steady", "order", "states", "inputs")}
+        return partial(Look, stop=self.lost, **same), ()
 
     def width(self, columns: Iterable[str] | None) -> int:
         """The components of the largest vector among these columns; None: among all that heads look at."""
@@ -168,6 +169,10 @@ class Look:
             self.space -= size
             return self.space >= 0
 
+    def keeps(self, part: Part, names: Iterable[str]) -> None:
+        """Remembers what the states of a part are kept as, so that others can be forgotten."""
+        self.kept_states.setdefault(part.name, set()).update(names)
+
     @contextmanager
     def _steadily(self, part: Part) -> Iterator[None]:
         """Refuses the part where it has changed by then, whatever else was wrong: nothing of it is kept."""
@@ -185,6 +190,7 @@ class Look:
             return self.segments(part, head, statistics).keys
         own, off = self.inputs.get(part.name, NO_INPUT), self.states.folder is None
         name = "" if off else name_of(own.id, "keys", at, self._above(part, head.over, statistics))
+        self.keeps(part, [name])
         found = self.states.get(name)
         if found is None:
             with self._steadily(part):
@@ -295,6 +301,7 @@ class Look:
         keys = {scope(ask.head): self.keys(part, ask.head, statistics) for ask in asks}
         local = [_local(ask, keys[scope(ask.head)], statistics) for ask in asks]
         names = [self._name(part, ask, statistics) for ask in local]
+        self.keeps(part, names)
         states = [self.states.get(name, ask.question) for name, ask in zip(names, asks, strict=True)]
         new = [i for i, state in enumerate(states) if state is None]
         found: list[Any] = []
@@ -310,10 +317,9 @@ class Look:
             for name, k in keys.items()
         }
 
-    def used(self, part: Part, asks: Sequence[Ask], statistics: Statistics) -> tuple[dict[str, Answer], set[str]]:
-        """What a part answers, and the names of kept states that it is made of, perhaps with those of other parts."""
-        before = set(self.states.used)
-        return self.answers(part, asks, statistics), self.states.used - before
+    def told(self, part: Part, asks: Sequence[Ask], statistics: Statistics) -> tuple[dict[str, Answer], set[str]]:
+        """What a part answers, and the names of the states that are kept of it."""
+        return self.answers(part, asks, statistics), self.kept_states.get(part.name, set())
 
     def _answers(self, part: Part, asks: Sequence[Ask], statistics: Statistics) -> list[Any]:
         where = self._segments(part, [ask.head for ask in asks], statistics)
@@ -415,20 +421,6 @@ class Look:
             self.spent[column] = self.spent.get(column, 0.0) + took
 
 
-def _elsewhere(
-    heads: Sequence[Head],
-    chunk_rows: int | None,
-    device: torch.device,
-    lost: Callable[[], bool],
-    steady: Callable[[Part], None],
-    order: Mapping[str, int],
-    states: States,
-    inputs: Mapping[str, Input],
-) -> Look:
-    afresh = States(states.folder)
-    return Look(heads, chunk_rows, device, lost, steady=steady, order=order, states=afresh, inputs=inputs)
-
-
 def fit(look: Look, each: Parts, before: Statistics = NOTHING) -> Statistics:
     """Asks what the heads must know, round by round; `each` gives what a function returns for every part.
 
@@ -439,12 +431,12 @@ def fit(look: Look, each: Parts, before: Statistics = NOTHING) -> Statistics:
     def ask(asked: tuple[tuple[Ask, ...], dict[str, Known]]) -> tuple[Any, ...]:
         asks, known = asked
         before, gathered = Statistics(known=known, keys=dict(keys)), Gathered(keys)
-        answers = look.engine(partial(look.used, asks=asks, statistics=before))
+        told = look.engine(partial(look.told, asks=asks, statistics=before))
 
         def gather(part: Part) -> None:
-            answered, used = answers(part)
-            look.states.used.update(used)
-            gathered.add(answered)
+            answers, names = told(part)
+            look.keeps(part, names)
+            gathered.add(answers)
 
         each(gather)
         states: dict[str, list[Any]] = {}
@@ -505,7 +497,7 @@ def _pools_here(
 def _pools_there(
     look: Look, each: Parts, statistics: Statistics, heads: Sequence[Head], schema: Mapping[str, pl.DataType]
 ) -> Iterator[OfHead]:
-    """Each part is added to pools of its own, which are brought together: as large as the whole, so one by one."""
+    """Each part is added to pools of its own, which are brought together as they come."""
     gathered, pooled = Gathered({}, most=2), look.engine(partial(look.pooled, statistics=statistics, schema=schema))
     each(lambda part: gathered.add(pooled(part)))
     wholes = {name: gathered.whole(name) for name in dict.fromkeys(map(scope, heads))}

@@ -40,8 +40,8 @@ def held(lock: Where, what: Where) -> Iterator[Check]:
         SinkBusy: while another run holds it; and of the check, where another run took it over.
     """
     if isinstance(lock, Remote):
-        with Lease(lock, what).held() as of_object:
-            yield of_object
+        with Lease(lock, what).held() as of_store:
+            yield of_store
         return
     lease = SoftFileLease(lock, lease_duration=SECONDS, timeout=0)
     try:
@@ -70,7 +70,13 @@ class OfFile:
     token: str
 
     def __call__(self) -> None:
-        if self.token not in _said(self.lock):
+        try:
+            said = self.lock.read_text(errors="replace").splitlines()
+        except FileNotFoundError:
+            said = []
+        except OSError as error:
+            raise DataError(f"{self.lock}: cannot be read: {error.strerror}") from None
+        if self.token not in said:
             raise SinkBusy(f"{self.what}: {REPLACED}")
 
 

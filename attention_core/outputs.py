@@ -144,26 +144,24 @@ class Outputs:
         if staged is not None and self._is(staged, digest_of, now):
             self.look.watch(staged.rows)
             return staged
-        steady(batch, now)
+        steady(inputs, batch)
         health: dict[str, Health] = {}
         rows = batch.rows()
 
         def said() -> Footer:
             return self._footer(batch, now, digest_of, rows, health)
 
-        unfinished, compression = self.place.unfinished(batch.name), self.sink.compression
-        with batch.source(self.passing(), compression) as source:
+        if self.rowless:
+            for _ in self._frames(batch, statistics, health, frozenset()):  # for their health alone
+                pass
+            steady(inputs, batch)
+            return said()
+        compression = self.sink.compression
+        with self.place.stages(batch.name) as target, batch.source(self.passing(), compression) as source:
             carried = frozenset[str]() if source is None else source.carried
             frames = self._frames(batch, statistics, health, carried)
-            if self.rowless:
-                for _ in frames:  # for their health alone
-                    pass
-            else:
-                like = self.schema()
-                batches.write(frames, like, unfinished, batch, compression, lambda: said().metadata(), source)
-        steady(batch, now)
-        if not self.rowless:
-            self.place.keep_finished(unfinished, batch.name)
+            batches.write(frames, self.schema(), target, batch, compression, lambda: said().metadata(), source)
+            steady(inputs, batch)
         return said()
 
     def digest(self, batch: Batch, statistics: Statistics) -> str:
@@ -228,11 +226,11 @@ class Outputs:
         return {name: every[name] for name in self.names()}
 
 
-def steady(batch: Batch, now: Fingerprint) -> None:
+def steady(inputs: Mapping[str, Fingerprint], batch: Batch) -> None:
     """Refuses a batch that is not as it was hashed.
 
     Raises:
         DataError: saying so.
     """
-    if not Fingerprint.of(batch.path).untouched(now):
+    if not Fingerprint.of(batch.path).untouched(inputs[batch.name]):
         raise DataError(f"{batch.path}: changed while the run was reading it; run again when it is whole")

@@ -205,13 +205,22 @@ class Place(Generic[P]):
         for last in left[-1:]:
             os.replace(last, self.staging)
 
-    def keep_finished(self, unfinished: P, name: str) -> None:
-        """Marks an output as whole."""
-        if isinstance(unfinished, Path):
-            staged = self.staged(name)
-            with writing(unfinished):  # who was replaced finds it gone
-                staged.parent.mkdir(parents=True, exist_ok=True)
-                os.replace(unfinished, staged)
+    @contextmanager
+    def stages(self, name: str) -> Iterator[P]:
+        """Where an output is written while the block runs; then it is marked as whole, or nothing is left of it."""
+        target, staged = self.unfinished(name), self.staged(name)
+        with writing(staged):
+            staged.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            yield target
+        except BaseException:
+            if isinstance(target, Path):
+                with suppress(OSError):
+                    target.unlink()
+            raise
+        if isinstance(target, Path):
+            with writing(target):  # who was replaced finds it gone
+                os.replace(target, staged)
                 _sync(staged.parent)
 
     def publish(

@@ -27,7 +27,6 @@ from attention_core.attention import (
     NOBODY,
     Input,
     Look,
-    Part,
     fit,
     one_thread,
     passes,
@@ -290,7 +289,7 @@ class Run:
         steps = itertools.count(1)
         self._split(len(self.batches))
         self.look.space = self._space()
-        self.look.steady = partial(_steady, inputs)
+        self.look.steady = cast(Any, partial(steady, inputs))
         return fit(self.look, lambda work: each(f"fit, pass {next(steps)}", work, self.batches), self.before)
 
     def _identity(self, batch: Batch, hash: str) -> str:
@@ -311,7 +310,7 @@ class Run:
 
     def done(self, check: Check, plan: Plan, full: bool, redo: str | None, each: Each, began: float) -> Outcome:
         """Does what is planned, and publishes it."""
-        self.look.device, self.look.lost = self.engine.device(self.job.device), Lost(check)
+        self._begin(check)
         inputs = self.hash(each)
         statistics = self.fit(each, inputs)
         planned = self.plan(inputs)
@@ -331,15 +330,34 @@ class Run:
             self.record(outcome.plain())
         return outcome
 
+    def _begin(self, check: Check) -> None:
+        """Finds out about where the work will be done.
+
+        Raises:
+            JobError: where the device is not there.
+            DataError: where the work folder is not seen there.
+        """
+        self.look.lost = Lost(check)
+        try:
+            self.look.device = self.engine.device(self.job.device)
+        except JobError as error:
+            raise self.located(error) from None
+        if self.engine.apart:
+            try:
+                self.engine(_called)(check)
+            except SinkBusy:
+                check()
+                what = f"a worker does not see the lock in {self.place.work}"
+                raise DataError(f"{what}; workers must share the folders of source and sink") from None
+
     def _refuse_lost(self, done: Sequence[Footer]) -> None:
         """Stops a run whose workers do not see the work folder as it is seen here."""
         if self.engine.apart and not self.outputs.rowless:
-            staged = [self.place.staged(f.name) for f in done]
-            there = at_once(lambda path: path.exists(), staged, self.place.sink)
-            lost = next((path for path, seen in zip(staged, there, strict=True) if not seen), None)
-            if lost is not None:
+            seen = at_once(lambda f: Footer.read(self.place.staged(f.name)), done, self.place.sink)
+            lost = (f for f, s in zip(done, seen, strict=True) if s is None or s.metadata() != f.metadata())
+            if (first := next(lost, None)) is not None:
                 what = "a worker wrote it, and it is not there; workers must share the folders of source and sink"
-                raise DataError(f"{lost}: {what}")
+                raise DataError(f"{self.place.staged(first.name)}: {what}")
 
     def unreadable(self) -> list[str]:
         """What is wrong with each file that cannot be read, found by reading all of them."""
@@ -356,7 +374,7 @@ class Run:
 
         made = {name for head in self.heads for name in head.adds()}
         self.stop.clear()
-        found = threads(self.workers, self.watch, self.stop)("look for other such files", wrong, self.batches)
+        found = threads(devices.cores(), self.watch, self.stop)("look for other such files", wrong, self.batches)
         return [text for text in found if text]
 
     def footers(self, done: Sequence[Footer] = ()) -> list[Footer]:
@@ -424,7 +442,7 @@ class Run:
         moves = [] if self.outputs.rowless else [f.name for f in done]
         self.place.publish(check, moves, removes, told, tables, self._becomes(done, removes))
         if self.given is None:
-            self.states.forget()
+            self.states.forget(set().union(*self.look.kept_states.values()))
 
     def takes(self, plan: Plan, again: Collection[str]) -> None:
         """Refuses what the Delta table that the sink is could not become. again: the batches that are done in any case.
@@ -653,8 +671,8 @@ def _inputs(published: Mapping[str, Any]) -> dict[str, Fingerprint]:
     return {name: Fingerprint(**f) for name, f in published.get("batches", {}).items()}
 
 
-def _steady(inputs: Mapping[str, Fingerprint], part: Part) -> None:
-    steady(cast(Batch, part), inputs[part.name])
+def _called(check: Check) -> None:
+    check()
 
 
 def _hashed(batch: Batch, last: Mapping[str, Fingerprint]) -> Fingerprint:

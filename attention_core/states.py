@@ -5,9 +5,9 @@ from __future__ import annotations
 import io
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from itertools import accumulate, pairwise
 from typing import Any, get_args, get_type_hints
 
@@ -29,11 +29,10 @@ DIGEST = 16
 class States:
     """A folder of states, each a file that is named by what it is the answer to; None: nothing is kept.
 
-    A file that is not whole is no file. used: what was read or written, so that the rest can be forgotten.
+    A file that is not whole is no file.
     """
 
     folder: Where | None = None
-    used: set[str] = field(default_factory=set)
 
     def get(self, name: str, question: Question[Any] | None = None) -> Any:
         """The state that answers a question, or a table where there is none; None where it is not kept."""
@@ -45,7 +44,6 @@ class States:
             state = _restored(said, aside, None) if question is None else _answer(question, said, aside)
         except (OSError, ValueError, KeyError, TypeError, pl.exceptions.PolarsError):
             return None
-        self.used.add(name)
         return state
 
     def put(self, name: str, state: Any, stands_for: int) -> None:
@@ -61,20 +59,18 @@ class States:
         whole[:DIGEST] = _digest(name, memoryview(whole)[DIGEST:])
         if isinstance(self.folder, Remote):
             (self.folder / name).write_bytes(bytes(whole))
-            self.used.add(name)
             return
         with suppress(OSError):  # what cannot be kept is asked again
             self.folder.mkdir(parents=True, exist_ok=True)
             part = self.folder / f"{name}.{os.getpid()}.part"
             part.write_bytes(whole)
             os.replace(part, self.folder / name)
-            self.used.add(name)
 
-    def forget(self) -> None:
-        """Removes what was not used."""
+    def forget(self, but: Collection[str]) -> None:
+        """Removes all but these."""
         if self.folder is not None and self.folder.is_dir():
             for file in self.folder.iterdir():
-                if file.name not in self.used:
+                if file.name not in but:
                     file.unlink(missing_ok=True)
 
 

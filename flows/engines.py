@@ -8,20 +8,23 @@ does it as threads here would, to the last bit.
 from __future__ import annotations
 
 import io
+import operator
 import os
 import pickle
 import signal
 import threading
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from functools import cache, lru_cache
+from contextlib import ExitStack, contextmanager
+from functools import lru_cache
 from importlib.util import find_spec
+from logging import CRITICAL
 from multiprocessing import resource_tracker
 from typing import Any, Literal, TypeVar
 
 import torch
 
+from attention_core.attention import one_thread
 from attention_core.devices import chosen, cores, keep_freed_memory
 from attention_core.engine import HERE, Engine
 from attention_core.errors import DataError, JobError, Stopped
@@ -31,9 +34,13 @@ from attention_core.ledger import versions
 T = TypeVar("T")
 R = TypeVar("R")
 
+Submitted = Callable[
+    [bytes, str, threading.Event], bytes
+]  # an item, what it is called, and when not to wait any longer
+Submit = Callable[[bytes], Submitted]  # some work
 Name = Literal["here", "dask", "ray"]
 NEEDS = {"dask": "distributed", "ray": "ray"}
-LOOKS = 0.5  # seconds after which who waits for a worker sees that the run was stopped
+SECONDS = 0.5  # after which who waits for a worker sees that the run was stopped
 PATIENCE = 60.0  # seconds for a cluster to have a worker
 
 
@@ -66,7 +73,7 @@ def unconnected(name: Name) -> Engine:
     return _Cluster(cores(), _nobody, threading.Event())
 
 
-def _nobody(work: bytes) -> Any:
+def _nobody(work: bytes) -> Submitted:
     raise AssertionError("an engine is connected before it works")
 
 
@@ -89,7 +96,7 @@ class _Cluster:
 
     apart = True
 
-    def __init__(self, workers: int, submit: Callable[..., Any], stop: threading.Event) -> None:
+    def __init__(self, workers: int, submit: Submit, stop: threading.Event) -> None:
         self.workers, self._submit, self._stop = workers, submit, stop
 
     def device(self, name: str) -> torch.device:
@@ -99,7 +106,15 @@ class _Cluster:
         submitted = self._submit(_packed((versions(), _packed(work))))
 
         def there(item: T) -> R:
-            found: R = pickle.loads(submitted(_packed(item), str(getattr(item, "name", item)), self._stop))
+            try:
+                found: R = pickle.loads(submitted(_packed(item), str(getattr(item, "name", item)), self._stop))
+            except Stopped:
+                if self._stop.is_set():
+                    raise
+                what = "a worker stopped, since it does not see the lock in the work folder"
+                raise DataError(f"{what}; workers must share the folders of source and sink") from None
+            except ImportError as error:
+                raise JobError(f"the workers have no Farol ({error}); install it there as here") from None
             return found
 
         return there
@@ -107,25 +122,22 @@ class _Cluster:
 
 def done(work: bytes, item: bytes) -> bytes:
     """Does some work on an item, in a worker's process."""
-    _settled()
-    return _packed(_work(work)(pickle.loads(item)))
+    with one_thread():
+        return _packed(_work(work)(pickle.loads(item)))
 
 
-@lru_cache(maxsize=1)
+@lru_cache(maxsize=2)  # what is known may be large, and many items are asked with it
 def _work(packed: bytes) -> Callable[[Any], Any]:
     theirs, work = pickle.loads(packed)
     if theirs != versions():
         what = f"a worker has {versions()}, and who asks has {theirs}: results would differ"
         raise DataError(f"{what}; install the same versions on all")
-    found: Callable[[Any], Any] = pickle.loads(work)
+    try:
+        found: Callable[[Any], Any] = pickle.loads(work)
+    except Exception as error:
+        what = f"a worker has another Farol, which does not know this work ({_said(error)})"
+        raise DataError(f"{what}; install the same versions on all") from None
     return found
-
-
-@cache
-def _settled() -> None:
-    """One torch thread: workers are as many as there are cores."""
-    torch.set_num_threads(1)
-    keep_freed_memory()
 
 
 class _Packer(pickle.Pickler):
@@ -148,9 +160,16 @@ def _packed(value: Any) -> bytes:
     return into.getvalue()
 
 
-def _gone(what: str, error: BaseException) -> DataError:
-    said = (str(error).strip().splitlines() or [""])[0]
-    return DataError(f"{what}: its worker was lost, again and again, perhaps out of memory: {said}")
+def _said(error: BaseException) -> str:
+    return f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"
+
+
+def _worker_lost(what: str, error: BaseException) -> DataError:
+    return DataError(f"{what}: its worker was lost, again and again, perhaps out of memory ({_said(error)})")
+
+
+def _cluster_lost(error: BaseException) -> DataError:
+    return DataError(f"the cluster was lost, and the sink is as it was; run again ({_said(error)})")
 
 
 @contextmanager
@@ -161,44 +180,51 @@ def _dask(workers: int, stop: threading.Event) -> Iterator[_Cluster]:
 
     warnings.filterwarnings("ignore", "Sending large graph")
     address = dask.config.get("scheduler-address", None)
-    try:
-        if address is None:
-            made = {"n_workers": workers, "threads_per_worker": 1, "host": "127.0.0.1", "dashboard_address": None}
-            resource_tracker.ensure_running()  # which would let Ctrl-C through again
-            with unreached():
-                cluster = LocalCluster(**made, silence_logs=50)
-        else:
-            cluster = None
-        client = Client(address or cluster, set_as_default=False, timeout=PATIENCE)
-        client.wait_for_workers(1, timeout=PATIENCE)
-    except (OSError, TimeoutError, ValueError) as error:
-        raise JobError(f"the Dask cluster {address or 'here'} does not answer, or has no worker: {error}") from None
-    try:
-        yield _Cluster(workers if cluster else sum(client.nthreads().values()), _by_dask(client), stop)
-    finally:
-        client.close()
-        if cluster is not None:
-            cluster.close()
+    with ExitStack() as opened:
+        try:
+            if address is None:
+                resource_tracker.ensure_running()  # which would let Ctrl-C through again
+                alone = {"host": "127.0.0.1", "dashboard_address": "127.0.0.1:0", "silence_logs": CRITICAL}
+                with unreached():
+                    cluster = opened.enter_context(LocalCluster(n_workers=workers, threads_per_worker=1, **alone))
+                client = opened.enter_context(Client(cluster, set_as_default=False))
+                client.run(keep_freed_memory)
+            else:
+                client = opened.enter_context(Client(address, set_as_default=False, timeout=PATIENCE))
+                client.wait_for_workers(1, timeout=PATIENCE)
+        except (OSError, RuntimeError, TimeoutError, ValueError) as error:
+            what = f"the Dask cluster {address or 'here'} does not answer, or has no worker"
+            raise JobError(f"{what} ({_said(error)})") from None
+        yield _Cluster(sum(client.nthreads().values()), _by_dask(client), stop)
 
 
-def _by_dask(client: Any) -> Callable[[bytes], Callable[[bytes, str, threading.Event], bytes]]:
+def _by_dask(client: Any) -> Submit:
     from distributed import KilledWorker
     from distributed.client import FutureCancelledError
 
-    def submit(work: bytes) -> Callable[[bytes, str, threading.Event], bytes]:
-        held = client.submit(bytes, work, pure=False)  # a result, so that it is made again where it is lost
+    # both are made again where they are lost; the scheduler, which may have no Farol, sees bytes alone
+    do = client.submit(pickle.loads, pickle.dumps(done), pure=False)
+
+    def submit(work: bytes) -> Submitted:
+        held = client.submit(bytes, work, pure=False)
 
         def submitted(item: bytes, what: str, stop: threading.Event) -> bytes:
-            future, ended = client.submit(done, held, item, pure=False), threading.Event()
+            ended = threading.Event()
+            try:
+                future = client.submit(operator.call, do, held, item, pure=False)
+            except (OSError, RuntimeError, ValueError) as error:
+                raise _cluster_lost(error) from None
             future.add_done_callback(lambda _: ended.set())
-            while not ended.wait(LOOKS):
+            while not ended.wait(SECONDS):
                 if stop.is_set():
                     future.cancel()
                     raise Stopped("stopped; the sink is as it was")
             try:
                 return bytes(future.result())
-            except (KilledWorker, FutureCancelledError) as error:
-                raise _gone(what, error) from None
+            except KilledWorker as error:
+                raise _worker_lost(what, error) from None
+            except FutureCancelledError as error:
+                raise _cluster_lost(error) from None
 
         return submitted
 
@@ -222,27 +248,29 @@ def _ray(workers: int, stop: threading.Event) -> Iterator[_Cluster]:
         ray.shutdown()
 
 
-def _by_ray() -> Callable[[bytes], Callable[[bytes, str, threading.Event], bytes]]:
+def _by_ray() -> Submit:
     import ray
-    from ray.exceptions import RayError, RayTaskError
+    from ray.exceptions import NodeDiedError, OutOfMemoryError, RayError, RayTaskError, WorkerCrashedError
 
     remote = ray.remote(done)
 
-    def submit(work: bytes) -> Callable[[bytes, str, threading.Event], bytes]:
+    def submit(work: bytes) -> Submitted:
         held = ray.put(work)
 
         def submitted(item: bytes, what: str, stop: threading.Event) -> bytes:
             future = remote.remote(held, item)
-            while not ray.wait([future], timeout=LOOKS)[0]:
+            while not ray.wait([future], timeout=SECONDS)[0]:
                 if stop.is_set():
                     ray.cancel(future)
                     raise Stopped("stopped; the sink is as it was")
             try:
                 return bytes(ray.get(future))
             except RayTaskError as error:
-                raise error.cause from None
+                raise (error.cause if isinstance(error.cause, Exception) else error) from None
+            except (NodeDiedError, OutOfMemoryError, WorkerCrashedError) as error:
+                raise _worker_lost(what, error) from None
             except RayError as error:
-                raise _gone(what, error) from None
+                raise _cluster_lost(error) from None
 
         return submitted
 

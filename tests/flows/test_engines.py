@@ -1,5 +1,6 @@
 """A Dask or a Ray cluster gives the bits that threads here give, whatever becomes of its workers."""
 
+import json
 import os
 import pickle
 import shutil
@@ -8,6 +9,8 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import dask
@@ -16,9 +19,11 @@ import pytest
 import torch
 from distributed import Client, LocalCluster
 
-from attention_core import run as runs
-from attention_core.errors import DataError, JobError, SinkBusy, Stopped
+from attention_core import work
+from attention_core.batches import Batch
+from attention_core.errors import DataError, ExpectationMissed, JobError, SinkBusy, Stopped
 from attention_core.hold import Lost, OfFile, held
+from attention_core.outputs import Outputs
 from attention_core.run import execute, opened
 from flows import engines
 from flows.engines import _Cluster, _packed, engine, unconnected
@@ -60,6 +65,11 @@ def bits(sink):
     }
 
 
+def states(sink):
+    """The names of what is kept beside a sink of what batches answered."""
+    return {f.name for f in (sink.with_name(f"{sink.name}.farol") / "states").iterdir()}
+
+
 def ran(path, sink, by=None, full=False):
     """A run of a job into a sink, by an engine."""
     run = opened(path, [f"sink.path={path.parent / sink}"])
@@ -69,7 +79,7 @@ def ran(path, sink, by=None, full=False):
 @pytest.fixture(scope="module")
 def cluster():
     """A Dask cluster of two processes, that Dask is configured for."""
-    made = {"n_workers": 2, "threads_per_worker": 1, "host": "127.0.0.1", "dashboard_address": None}
+    made = {"n_workers": 2, "threads_per_worker": 1, "host": "127.0.0.1", "dashboard_address": "127.0.0.1:0"}
     with LocalCluster(**made, silence_logs=50) as there, dask.config.set(scheduler_address=there.scheduler_address):
         yield there
 
@@ -102,20 +112,43 @@ def test_a_cluster_gives_the_same_bits_and_its_answers_are_kept(source, cluster)
     with engine("dask", 2, threading.Event()) as there:
         assert there.apart and there.workers == 2 and there.device("cpu") == torch.device("cpu")
         ran(source, "out", there)
-        states = source.parent / "out.farol" / "states"
-        kept = {f.name for f in states.iterdir()}
         jobs.frame(70, 9).write_parquet(source.parent / "in/p=0/9.parquet")
         ran(source, "out", there)
-    assert kept & {f.name for f in states.iterdir()}  # of batches that stayed
     ran(source, "here")
     assert bits(source.parent / "out") == bits(source.parent / "here")
-    assert runs.opened(source).plan().nothing
+    assert states(source.parent / "out") == states(source.parent / "here")
+    assert opened(source).plan().nothing
+
+
+def test_an_answer_that_was_kept_is_not_forgotten_where_it_is_asked_again(source, monkeypatch):
+    """A worker that asks again after what may pass has read some of it already."""
+    monkeypatch.setattr(work, "PAUSES", (0, 0, 0))
+    broken, read = [], Batch.read
+
+    def once(self, columns, rows):
+        if columns == ["y"] and self.name not in broken:
+            broken.append(self.name)
+            error = DataError("a disk that hung")
+            error.may_pass = True
+            raise error
+        return read(self, columns, rows)
+
+    for sink, by in (("here", None), ("there", wired())):
+        for rules in ([jobs.FAR], [jobs.FAR, {"name": "new", "key": "y", "weight": "softmax", "apply": "weights"}]):
+            source.write_text(json.dumps({**json.loads(source.read_text()), "attention": rules}))
+            if by is not None and len(rules) == 2:
+                monkeypatch.setattr(Batch, "read", once)
+            ran(source, sink, by)
+    assert broken and len(states(source.parent / "here")) >= 10
+    assert states(source.parent / "there") == states(source.parent / "here")
 
 
 def test_on_the_command_line(folder, cluster):
     folder.job(more="chunk_rows: 1\n")
+    connected, by = [], engines._by_dask
+    folder.monkeypatch.setattr(engines, "_by_dask", lambda client: connected.append(client) or by(client))
     status, out, err = folder.farol("run", "job.yaml", "--engine", "dask")
-    assert status == 0 and "demo: 2 batches" in out, (out, err)
+    assert status == 0 and "demo: 2 batches" in out and len(connected) == 1, (out, err)
     assert pl.read_parquet(folder.path / "out/a.parquet").columns[-2:] == ["high_weight", "x_weighted"]
     folder.monkeypatch.setattr(engines, "_dask", None)  # which is not asked where nothing is new
     assert "nothing is new" in folder.farol("run", "job.yaml", "--engine", "dask")[1]
@@ -139,10 +172,11 @@ def test_what_is_not_there_is_said_in_one_line(folder, monkeypatch):
 
 def test_which_devices_there_are_is_for_the_workers_to_say(source, cluster):
     """The machine that runs the flow of a cluster of GPUs may have none."""
-    run = opened(source, ["device=cuda:77"], engine=unconnected("dask"))
+    source.write_text(source.read_text().replace('"device": "cpu"', '"device": "cuda:77"'))
+    run = opened(source, engine=unconnected("dask"))
     assert run.plan().passes and run.workers >= 1
-    with engine("dask", 2, threading.Event()) as there, pytest.raises(JobError, match="cuda:77 is not there"):
-        execute(run.by(there))
+    with pytest.raises(JobError, match=r"job.yaml:\d+:\d+: device: cuda:77 is not there"):
+        execute(run.by(wired()))
 
 
 def unheard(_):
@@ -197,15 +231,17 @@ def test_work_that_kills_every_worker_fails_in_one_line(tmp_path, cluster):
 
 def test_a_run_whose_workers_are_killed_ends_with_the_same_bits(source, cluster):
     """One after another, while it works."""
-    over, killed = threading.Event(), set()
+    over, killed = threading.Event(), []
 
     def kill():
         with Client(cluster, set_as_default=False) as client:
-            while not over.wait(0.2):
-                for pid in list(client.run(os.getpid, on_error="ignore").values())[:1]:
-                    os.kill(pid, signal.SIGKILL)
-                    killed.add(pid)
-                over.wait(2)
+            while not over.wait(0.02):
+                for worker, tasks in client.processing().items():
+                    if tasks and len(killed) < 3:
+                        killed.append(worker)
+                        client.run(os._exit, 1, workers=[worker], on_error="ignore")
+                        over.wait(1)
+                        break
 
     killer = threading.Thread(target=kill)
     killer.start()
@@ -220,23 +256,29 @@ def test_a_run_whose_workers_are_killed_ends_with_the_same_bits(source, cluster)
     assert bits(source.parent / "there") == bits(source.parent / "here")
 
 
-def test_an_output_that_two_workers_write_is_whole(source):
-    """The first was thought lost, and goes on: it moves what it wrote over what the second did."""
+def test_an_output_that_several_workers_write_at_once_is_whole(source, monkeypatch):
+    """All but one were thought lost, and went on: they move what they wrote over what another did."""
 
-    def twice(work):
+    together, wrong, frames = threading.Barrier(4), [], Outputs._frames
+
+    def at_once(*given):
+        yield from frames(*given)
+        with suppress(threading.BrokenBarrierError):
+            together.wait(1)
+
+    def four_times(work):
         def submitted(item, what, stop):
-            others = [threading.Thread(target=engines.done, args=(work, item)) for _ in range(3)]
-            for other in others:
-                other.start()
-            found = engines.done(work, item)
-            for other in others:
-                other.join()
-            return found
+            with ThreadPoolExecutor(4) as pool:
+                futures = [pool.submit(engines.done, work, item) for _ in range(4)]
+            wrong.extend(error for f in futures if (error := f.exception()) is not None)
+            return futures[0].result()
 
         return submitted
 
     ran(source, "here")
-    ran(source, "there", wired(twice))
+    monkeypatch.setattr(Outputs, "_frames", at_once)
+    ran(source, "there", wired(four_times))
+    assert not wrong
     assert bits(source.parent / "here") == bits(source.parent / "there")
 
 
@@ -253,6 +295,63 @@ def test_workers_that_do_not_see_the_folders_are_noticed(source):
     with pytest.raises(DataError, match="staged: a worker wrote it, and it is not there; workers must share the fold"):
         ran(source, "there", wired(away))
     assert not (source.parent / "there").exists()
+
+
+def test_what_lies_in_staging_from_a_run_before_is_not_taken_for_what_a_worker_wrote(source):
+    def stale(work):
+        def submitted(item, what, stop):
+            before = {f: f.read_bytes() for f in (source.parent / "there.farol/staging").rglob("*.staged")}
+            found = engines.done(work, item)
+            for path, whole in before.items():
+                path.write_bytes(whole)
+            return found
+
+        return submitted
+
+    said = json.loads(source.read_text())
+    source.write_text(json.dumps(said | {"expect": {"source": {"rows": {"max": 1}}}}))
+    with pytest.raises(ExpectationMissed):
+        ran(source, "there")
+    source.write_text(json.dumps(said | {"attention": RULES[:-1]}))
+    with pytest.raises(DataError, match="a worker wrote it, and it is not there"):
+        ran(source, "there", wired(stale))
+    assert not (source.parent / "there").exists()
+
+
+def test_workers_that_do_not_see_the_work_folder_are_noticed_before_any_work(source):
+    def away(work):
+        def submitted(item, what, stop):
+            lock = source.parent / "there.farol" / "lock"
+            lock.rename(lock.with_name("hidden"))
+            try:
+                return engines.done(work, item)
+            finally:
+                lock.with_name("hidden").rename(lock)
+
+        return submitted
+
+    with pytest.raises(DataError, match="a worker does not see the lock in .*there.farol; workers must share"):
+        ran(source, "there", wired(away))
+
+
+def test_workers_without_farol_or_with_another():
+    def none(work):
+        raise ModuleNotFoundError("No module named 'flows'")
+
+    with pytest.raises(JobError, match="the workers have no Farol .*; install it there as here"):
+        wired(lambda work: lambda item, what, stop: none(work))(str)(1)
+    with pytest.raises(DataError, match="a worker has another Farol.*no_such.*; install the same versions on all"):
+        engines.done(_packed((engines.versions(), b"cos\nno_such\n.")), _packed(1))
+
+
+def test_a_scheduler_that_dies():
+    made = {"n_workers": 1, "threads_per_worker": 1, "processes": False, "protocol": "tcp://", "host": "127.0.0.1"}
+    with LocalCluster(**made, dashboard_address="127.0.0.1:0", silence_logs=50) as cluster:
+        with dask.config.set(scheduler_address=cluster.scheduler_address, **{"distributed.comm.timeouts.connect": 1}):
+            with engine("dask", 2, threading.Event()) as there:
+                threading.Timer(0.5, cluster.close).start()
+                with pytest.raises(DataError, match="the cluster was lost, and the sink is as it was; run again"):
+                    there(time.sleep)(5)
 
 
 # Runs that end
@@ -283,17 +382,10 @@ def test_a_worker_stops_when_its_run_has_given_the_sink_up(tmp_path):
 
 def test_a_chunk_is_the_last_of_a_run_that_is_over(source):
     run = opened(source)
-    run.look.lost = lambda: True
-    look = engines.pickle.loads(_packed(Over(run.look))).look
+    run.look.lost = over
+    look = pickle.loads(_packed(run.look))
     with pytest.raises(Stopped):
         list(look.chunks(run.batches[0], ["x"], 10))
-
-
-class Over:
-    """A look whose run is over when it arrives."""
-
-    def __init__(self, look):
-        look.lost, self.look = over, look
 
 
 def over():
