@@ -13,6 +13,7 @@ import os
 import pickle
 import signal
 import threading
+import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -41,6 +42,7 @@ Submit = Callable[[bytes], Submitted]  # some work
 Name = Literal["here", "dask", "ray"]
 NEEDS = {"dask": "distributed", "ray": "ray"}
 SECONDS = 0.5  # after which who waits for a worker sees that the run was stopped
+ONE_IN = 10  # of these, whether there is any worker at all
 PATIENCE = 60.0  # seconds for a cluster to have a worker
 
 
@@ -179,7 +181,7 @@ def _dask(workers: int, stop: threading.Event) -> Iterator[_Cluster]:
     from distributed import Client, LocalCluster
 
     warnings.filterwarnings("ignore", "Sending large graph")
-    address = dask.config.get("scheduler-address", None)
+    address = dask.config.get("scheduler-address", None) or None
     with ExitStack() as opened:
         try:
             if address is None:
@@ -201,6 +203,7 @@ def _dask(workers: int, stop: threading.Event) -> Iterator[_Cluster]:
 def _by_dask(client: Any) -> Submit:
     from distributed import KilledWorker
     from distributed.client import FutureCancelledError
+    from distributed.comm import CommClosedError
 
     # both are made again where they are lost; the scheduler, which may have no Farol, sees bytes alone
     do = client.submit(pickle.loads, pickle.dumps(done), pure=False)
@@ -215,20 +218,33 @@ def _by_dask(client: Any) -> Submit:
             except (OSError, RuntimeError, ValueError) as error:
                 raise _cluster_lost(error) from None
             future.add_done_callback(lambda _: ended.set())
-            while not ended.wait(SECONDS):
-                if stop.is_set():
-                    future.cancel()
-                    raise Stopped("stopped; the sink is as it was")
+            looks, seen = 0, time.monotonic()
             try:
+                while not ended.wait(SECONDS):
+                    if stop.is_set():
+                        future.cancel()
+                        raise Stopped("stopped; the sink is as it was")
+                    looks += 1
+                    if looks % ONE_IN == 0 and _has_workers(client):
+                        seen = time.monotonic()
+                    if time.monotonic() - seen > PATIENCE:
+                        raise TimeoutError(f"no worker for {PATIENCE:g} s")
                 return bytes(future.result())
             except KilledWorker as error:
                 raise _worker_lost(what, error) from None
-            except FutureCancelledError as error:
+            except (FutureCancelledError, CommClosedError, TimeoutError) as error:
                 raise _cluster_lost(error) from None
 
         return submitted
 
     return submit
+
+
+def _has_workers(client: Any) -> bool:
+    try:
+        return bool(client.nthreads())
+    except OSError:
+        return False
 
 
 @contextmanager

@@ -344,14 +344,31 @@ def test_workers_without_farol_or_with_another():
         engines.done(_packed((engines.versions(), b"cos\nno_such\n.")), _packed(1))
 
 
-def test_a_scheduler_that_dies():
-    made = {"n_workers": 1, "threads_per_worker": 1, "processes": False, "protocol": "tcp://", "host": "127.0.0.1"}
-    with LocalCluster(**made, dashboard_address="127.0.0.1:0", silence_logs=50) as cluster:
-        with dask.config.set(scheduler_address=cluster.scheduler_address, **{"distributed.comm.timeouts.connect": 1}):
+@pytest.mark.parametrize("lost", ["scheduler", "worker"])
+def test_a_cluster_that_goes_away_while_it_works(tmp_path, monkeypatch, lost):
+    file = tmp_path / "scheduler.json"
+
+    def started(name, *more):
+        module = [sys.executable, "-m", f"distributed.cli.dask_{name}", "--scheduler-file", str(file), *more]
+        command = [*module, "--host", "127.0.0.1", "--no-dashboard"]
+        return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+    processes = {"scheduler": started("scheduler", "--port", "0"), "worker": started("worker", "--no-nanny")}
+    try:
+        while not file.exists() or not file.read_text().strip():
+            time.sleep(0.05)
+        with dask.config.set(scheduler_address=json.loads(file.read_text())["address"]):
             with engine("dask", 2, threading.Event()) as there:
-                threading.Timer(0.5, cluster.close).start()
+                assert there(abs)(-1) == 1
+                monkeypatch.setattr(engines, "SECONDS", 0.1)
+                monkeypatch.setattr(engines, "PATIENCE", 1)
+                threading.Timer(0.3, processes[lost].kill).start()
                 with pytest.raises(DataError, match="the cluster was lost, and the sink is as it was; run again"):
-                    there(time.sleep)(5)
+                    there(time.sleep)(9)
+    finally:
+        for process in processes.values():
+            process.kill()
+            process.wait()
 
 
 # Runs that end
