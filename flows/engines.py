@@ -35,9 +35,7 @@ from attention_core.ledger import versions
 T = TypeVar("T")
 R = TypeVar("R")
 
-Submitted = Callable[
-    [bytes, str, threading.Event], bytes
-]  # an item, what it is called, and when not to wait any longer
+Submitted = Callable[[bytes, str, threading.Event], bytes]  # an item, what it is called, what ends the waiting
 Submit = Callable[[bytes], Submitted]  # some work
 Name = Literal["here", "dask", "ray"]
 NEEDS = {"dask": "distributed", "ray": "ray"}

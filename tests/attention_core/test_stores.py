@@ -6,6 +6,7 @@ AWS_SECRET_ACCESS_KEY say; who that is must have the right to make buckets. Each
 
 import json
 import os
+import pickle
 import secrets
 import socket
 import subprocess
@@ -27,8 +28,9 @@ from attention_core import batches, devices, hold, search, stores
 from attention_core.attention import attend
 from attention_core.delta import Table
 from attention_core.errors import DataError, FarolError, JobError, SinkBusy
-from attention_core.run import opened
+from attention_core.run import execute, opened
 from attention_core.stores import Remote
+from tests.flows.test_engines import wired
 
 REAL = os.environ.get("FAROL_TEST_S3_ENDPOINT")
 KEY = os.environ["AWS_ACCESS_KEY_ID"] if REAL else "AKIDOFTHETESTS"
@@ -447,6 +449,27 @@ def test_a_holder_that_gives_signs_of_life_is_not_replaced(bucket, monkeypatch):
         (bucket / "lock").write_text("{}")
         with pytest.raises(SinkBusy, match="lock is no lease"):
             check.renew()
+
+
+def test_who_works_for_a_holder_elsewhere_sees_that_it_is_over(bucket):
+    with hold.held(bucket / "lock", bucket) as check:
+        lost = pickle.loads(pickle.dumps(hold.Lost(check)))
+        assert isinstance(lost.check, hold.OfObject)
+        lost.seen -= 1
+        assert not lost()
+    lost.seen -= 1
+    assert lost()
+    with hold.held(bucket / "lock", bucket), pytest.raises(SinkBusy):
+        lost.check()
+
+
+def test_a_cluster_gives_the_bits_of_a_local_run(folder):
+    folder.job(*EVERY)
+    for i in range(3):
+        folder.put(f"m={i}/a b.parquet", frame(50, i))
+    execute(opened(folder.path / "job.yaml").by(wired()))
+    assert folder.bits() == folder.local() and len(folder.bits()) == 3
+    assert not folder.objects("out.farol/staging") and folder.lease()["free"]
 
 
 def test_a_store_that_knows_etags_only_without_their_quotes(bucket, monkeypatch):
