@@ -16,10 +16,12 @@ R = TypeVar("R")
 class Engine(Protocol):
     """Has work done somewhere. Called with work, it gives the same work, done there, for which its caller waits.
 
+    name: for people.
     apart: whether that is in other processes, so that nothing is shared: work, items and what comes of them travel, and
     work may be done twice, where its first place is lost.
     """
 
+    name: str
     apart: bool
 
     @property
@@ -39,7 +41,7 @@ class Engine(Protocol):
 class Here:
     """In this process, by the thread that asks for it."""
 
-    apart = False
+    name, apart = "here", False
 
     @property
     def workers(self) -> int:

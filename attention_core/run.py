@@ -555,6 +555,7 @@ class Outcome:
             "batches": self.written,
             "rows": self.rows,
             "seconds": self.seconds,
+            "engine": self.run.engine.name,
             "peak_memory": 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss,
             "weights": {
                 column: {"rule": head.rule, "seconds": self.run.look.spent.get(head.weights[0])}

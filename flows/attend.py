@@ -119,7 +119,7 @@ def attend(job: str, options: Options = AS_IN_THE_JOB) -> dict[str, Any] | State
         with _told(run, pace, cancelled), by as there:
             run = run.by(there)
             if there.apart and not idle:
-                log.info("%s: %s", options.engine, counted(there.workers, "worker"))
+                log.info("by %s", there.name)
             steps = Tasks(run, pace, started)
             with steps.gpu:
                 outcome = execute(run, options.full, options.redo or None, steps, plan)

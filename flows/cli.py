@@ -69,10 +69,16 @@ def run(
     redo: Annotated[str | None, Parameter(help="Do batches again whose name matches this glob")] = None,
     device: Annotated[str | None, Parameter(help="auto, cpu, cuda or cuda:N")] = None,
     chunk_rows: Annotated[int | None, Parameter(help="Rows on the device at once; the results do not change")] = None,
-    workers: Annotated[int | None, Parameter(help="Batches at once; the results do not change")] = None,
+    workers: Annotated[
+        int | None,
+        Parameter(help="Batches at once, as many as there are cores unless given; the results do not change"),
+    ] = None,
     engine: Annotated[
         Literal["here", "dask", "ray"],
-        Parameter(help="Where the work runs: in this process, or on a cluster; the results do not change"),
+        Parameter(
+            help="Where the work runs: in this process, or on the cluster at DASK_SCHEDULER_ADDRESS or RAY_ADDRESS, or "
+            "one made here; the results do not change"
+        ),
     ] = "here",
     set: Sets = (),
     json: Json = False,

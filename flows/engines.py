@@ -12,6 +12,7 @@ import operator
 import os
 import pickle
 import signal
+import socket
 import threading
 import time
 import warnings
@@ -31,6 +32,7 @@ from attention_core.engine import HERE, Engine
 from attention_core.errors import DataError, JobError, Stopped
 from attention_core.frozen import content
 from attention_core.ledger import versions
+from flows.summary import counted
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -70,7 +72,7 @@ def unconnected(name: Name) -> Engine:
         return HERE
     if find_spec(NEEDS[name]) is None:
         raise JobError(f"--engine {name} needs the package {NEEDS[name]}; pip install 'farol[{name}]' brings it")
-    return _Cluster(cores(), _nobody, threading.Event())
+    return _Cluster(f"{name}, not connected", cores(), _nobody, threading.Event())
 
 
 def _nobody(work: bytes) -> Submitted:
@@ -96,8 +98,9 @@ class _Cluster:
 
     apart = True
 
-    def __init__(self, workers: int, submit: Submit, stop: threading.Event) -> None:
+    def __init__(self, where: str, workers: int, submit: Submit, stop: threading.Event) -> None:
         self.workers, self._submit, self._stop = workers, submit, stop
+        self.name = f"{where}, {counted(workers, 'worker')}"
 
     def device(self, name: str) -> torch.device:
         return self(chosen)(name)
@@ -160,6 +163,10 @@ def _packed(value: Any) -> bytes:
     return into.getvalue()
 
 
+def _where(what: str, address: str | None) -> str:
+    return f"{what} at {address}" if address else f"{what}, made here"
+
+
 def _said(error: BaseException) -> str:
     return f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"
 
@@ -195,7 +202,7 @@ def _dask(workers: int, stop: threading.Event) -> Iterator[_Cluster]:
         except (OSError, RuntimeError, TimeoutError, ValueError) as error:
             what = f"the Dask cluster {address or 'here'} does not answer, or has no worker"
             raise JobError(f"{what} ({_said(error)})") from None
-        yield _Cluster(sum(client.nthreads().values()), _by_dask(client), stop)
+        yield _Cluster(_where("Dask", address), sum(client.nthreads().values()), _by_dask(client), stop)
 
 
 def _by_dask(client: Any) -> Submit:
@@ -226,11 +233,12 @@ def _by_dask(client: Any) -> Submit:
                     if looks % ONE_IN == 0 and _has_workers(client):
                         seen = time.monotonic()
                     if time.monotonic() - seen > PATIENCE:
-                        raise TimeoutError(f"no worker for {PATIENCE:g} s")
+                        what = f"no worker was left for {PATIENCE:g} s, and the sink is as it was"
+                        raise DataError(f"{what}; start workers and run again")
                 return bytes(future.result())
             except KilledWorker as error:
                 raise _worker_lost(what, error) from None
-            except (FutureCancelledError, CommClosedError, TimeoutError) as error:
+            except (FutureCancelledError, CommClosedError) as error:
                 raise _cluster_lost(error) from None
 
         return submitted
@@ -253,13 +261,22 @@ def _ray(workers: int, stop: threading.Event) -> Iterator[_Cluster]:
     address = os.environ.get("RAY_ADDRESS")
     made = {} if address else {"num_cpus": workers, "include_dashboard": False}
     try:
+        _answers(address)
         ray.init(address or "local", log_to_driver=False, logging_level="error", **made)
-    except (ConnectionError, RuntimeError, ValueError) as error:
-        raise JobError(f"the Ray cluster {address or 'here'} does not answer: {error}") from None
+    except (OSError, RuntimeError, ValueError) as error:
+        raise JobError(f"the Ray cluster {address or 'here'} does not answer ({_said(error)})") from None
     try:
-        yield _Cluster(int(ray.cluster_resources().get("CPU", 1)), _by_ray(), stop)
+        workers = int(ray.cluster_resources().get("CPU", 1))
+        yield _Cluster(_where("Ray", address), workers, _by_ray(), stop)
     finally:
         ray.shutdown()
+
+
+def _answers(address: str | None) -> None:
+    """Whether somebody listens at host:port: Ray itself asks for minutes, and logs that each time."""
+    host, colon, port = (address or "").rpartition("://")[2].rpartition(":")
+    if colon and port.isdigit():
+        socket.create_connection((host.strip("[]"), int(port)), timeout=PATIENCE / 6).close()
 
 
 def _by_ray() -> Submit:

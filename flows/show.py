@@ -20,6 +20,7 @@ from rich.text import Text
 
 from attention_core.attention import pooling, table_types
 from attention_core.batches import ROW_GROUP_BYTES, Batch
+from attention_core.engine import HERE
 from attention_core.errors import printable
 from attention_core.plan import Estimate, Plan
 from attention_core.run import Run
@@ -84,6 +85,8 @@ def summary(record: Mapping[str, Any], again: str) -> None:
         out.print("min, mean and max are of the weights; effective is Kish's effective sample size", style="dim")
         for what in strange(record):
             note(what)
+    if record["batches"] and record["engine"] != HERE.name:
+        line(f"by: {record['engine']}")
     if record.get("report"):
         line(f"page: {record['report']}")
     for path in record["tables"]:

@@ -40,7 +40,7 @@ def by_wire(work):
 
 
 def wired(submit=by_wire):
-    return _Cluster(2, submit, threading.Event())
+    return _Cluster("in a test", 2, submit, threading.Event())
 
 
 @pytest.fixture
@@ -149,6 +149,7 @@ def test_on_the_command_line(folder, cluster):
     folder.monkeypatch.setattr(engines, "_by_dask", lambda client: connected.append(client) or by(client))
     status, out, err = folder.farol("run", "job.yaml", "--engine", "dask")
     assert status == 0 and "demo: 2 batches" in out and len(connected) == 1, (out, err)
+    assert f"by: Dask at {cluster.scheduler_address}, 2 workers\n" in out
     assert pl.read_parquet(folder.path / "out/a.parquet").columns[-2:] == ["high_weight", "x_weighted"]
     folder.monkeypatch.setattr(engines, "_dask", None)  # which is not asked where nothing is new
     assert "nothing is new" in folder.farol("run", "job.yaml", "--engine", "dask")[1]
@@ -177,6 +178,13 @@ def test_which_devices_there_are_is_for_the_workers_to_say(source, cluster):
     assert run.plan().passes and run.workers >= 1
     with pytest.raises(JobError, match=r"job.yaml:\d+:\d+: device: cuda:77 is not there"):
         execute(run.by(wired()))
+
+
+def test_a_ray_cluster_that_does_not_answer(monkeypatch):
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
+    with pytest.raises(JobError, match="the Ray cluster 127.0.0.1:1 does not answer .*refused"):
+        with engine("ray", 2, threading.Event()):
+            pass
 
 
 def unheard(_):
@@ -363,7 +371,8 @@ def test_a_cluster_that_goes_away_while_it_works(tmp_path, monkeypatch, lost):
                 monkeypatch.setattr(engines, "SECONDS", 0.1)
                 monkeypatch.setattr(engines, "PATIENCE", 1)
                 threading.Timer(0.3, processes[lost].kill).start()
-                with pytest.raises(DataError, match="the cluster was lost, and the sink is as it was; run again"):
+                said = {"scheduler": "the cluster was lost", "worker": "no worker was left for 1 s"}[lost]
+                with pytest.raises(DataError, match=f"{said}, and the sink is as it was; .*run again"):
                     there(time.sleep)(9)
     finally:
         for process in processes.values():

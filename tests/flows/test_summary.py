@@ -12,7 +12,7 @@ WEIGHT = {
 }  # fmt: skip
 RECORD = {
     "job": "flights", "sink": "/out/flights", "tables": [], "plan": {"new": 2}, "batches": 2, "rows": 12000,
-    "seconds": 2.0,
+    "seconds": 2.0, "engine": "here",
     "weights": {"late_weight": WEIGHT, "standing": {**WEIGHT, "rule": "a|b", "seconds": None}},
 }  # fmt: skip
 
