@@ -295,7 +295,7 @@ def test_workers_that_do_not_see_the_folders_are_noticed(source):
         def submitted(item, what, stop):
             found = engines.done(work, item)
             for staged in (source.parent / "there.farol" / "staging").rglob("*.staged"):
-                staged.unlink()
+                staged.unlink(missing_ok=True)  # two workers look
             return found
 
         return submitted
@@ -441,7 +441,7 @@ def test_a_worker_of_another_version_is_refused(monkeypatch):
 def test_ray_gives_the_same_bits(source):
     farol = [*ALONE, "sh", "-c", 'ip link set lo up; exec "$@"', "sh", sys.executable, "-c", BY_RAY, str(source)]
     done = subprocess.run(farol, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0 and done.stdout == "2 cpu\n: cannot be read\n", (done.stdout, done.stderr)
+    assert done.returncode == 0 and done.stdout == "1 cpu\n: cannot be read\n", (done.stdout, done.stderr)
     ran(source, "here")
     assert bits(source.parent / "out") == bits(source.parent / "here")
     assert Path(source.parent, "out.pooled/pooled.parquet").exists()
@@ -456,7 +456,7 @@ from attention_core.errors import DataError
 from attention_core.run import execute, opened
 from flows.engines import engine
 
-with engine("ray", 2, threading.Event()) as there:
+with engine("ray", 1, threading.Event()) as there:
     print(there.workers, there.device("cpu"))
     run = opened(sys.argv[1])
     execute(run.by(there))
