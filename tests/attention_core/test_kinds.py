@@ -4,6 +4,7 @@ it. Kinds that break a law on purpose must be caught."""
 import importlib
 import inspect
 import math
+import pickle
 import pkgutil
 import random
 import re
@@ -134,6 +135,13 @@ def defined():
     own = {k for k in below(Kind) if k.__module__.startswith("attention_core.")}
     plain = {k for k in own if k.__pydantic_generic_metadata__["origin"] is None}  # no Score[Spread] and its like
     return {k for k in plain if not any(other is not k and issubclass(other, k) for other in plain)}
+
+
+@every_kind
+def test_a_kind_travels(kind):
+    """To where the rows are, which may be another process."""
+    there = pickle.loads(pickle.dumps(kind))
+    assert type(there) is type(kind) and there == kind and digest(there) == digest(kind)
 
 
 def test_every_kind_has_an_example():
