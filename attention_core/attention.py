@@ -136,7 +136,7 @@ class Look:
         kept = self.read or (self.fitting and self.space)
         for chunk in self._read(part, named, rows) if named and kept else part.read(named, rows):
             if self.stop():
-                raise Stopped("stopped; the sink is as it was")
+                raise Stopped
             yield chunk
             self.watch(chunk[1].height)
 

@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 from polars.io.plugins import register_io_source
 
 from attention_core.carry import Joined, Pieces, Source
-from attention_core.errors import DataError, FarolError, Unreadable, printable
+from attention_core.errors import DataError, FarolError, Unreadable, first_line, printable
 from attention_core.stores import Remote, Where, arrow, created, opened, plainly, polars
 
 ROW_GROUP_BYTES = 128 << 20
@@ -495,7 +495,7 @@ def cannot(types: Mapping[str, Any], what: str) -> str:
 
 
 def _first_line(error: BaseException) -> str:
-    return printable((str(error).strip().splitlines() or [type(error).__name__])[0][:300])
+    return printable(first_line(error, type(error).__name__)[:300])
 
 
 def _latest(column: pl.Series) -> int | None:

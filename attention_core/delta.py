@@ -17,7 +17,7 @@ from urllib.parse import unquote
 
 import pyarrow as pa
 
-from attention_core.errors import DataError, FarolError, JobError
+from attention_core.errors import DataError, FarolError, JobError, first_line
 from attention_core.stores import Remote, Where, at_once, plainly
 
 if TYPE_CHECKING:
@@ -256,7 +256,7 @@ class Table:
         except known:
             raise
         except Exception as error:
-            line = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+            line = first_line(error, type(error).__name__)[:300]
             said = plainly(error, self.sink) if isinstance(self.sink, Remote) else line
             raise DataError(f"{self.sink}: the Delta table cannot be read or written: {said}") from None
 

@@ -9,6 +9,7 @@ import torch
 
 from attention_core import devices
 
+SHARED = "workers must share the folders of source and sink"
 T = TypeVar("T")
 R = TypeVar("R")
 

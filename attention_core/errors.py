@@ -14,6 +14,16 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
+def first_line(error: BaseException, otherwise: str = "") -> str:
+    """What an error of somebody else's says first; otherwise: where it says nothing."""
+    return (str(error).strip().splitlines() or [otherwise])[0]
+
+
+def briefly(error: BaseException) -> str:
+    """An error of somebody else's as part of a line: its type, and what it says first."""
+    return f"{type(error).__name__}: {first_line(error)}"
+
+
 def _bounded(line: str) -> str:
     """The line, with words shortened that are longer than any path can be."""
     return _ENDLESS.sub(lambda word: f"{word[0][:400]}…{word[0][-40:]}", line)
@@ -77,6 +87,9 @@ class Stopped(FarolError):
     """The run was interrupted; the sink is as it was (exit status 130)."""
 
     status = 130
+
+    def __init__(self, what: str = "stopped; the sink is as it was") -> None:
+        super().__init__(what)
 
 
 def dotted(at: Iterable[str | int]) -> str:

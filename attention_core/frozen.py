@@ -7,7 +7,7 @@ import datetime as dt
 import hashlib
 import math
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Self, TypeVar, get_args
 
 import polars as pl
@@ -143,6 +143,13 @@ def content(value: Tensor) -> bytes:
     """The bytes of a tensor's numbers."""
     flat = value.detach().cpu().contiguous()
     return ctypes.string_at(flat.data_ptr(), flat.nbytes) if flat.numel() else b""
+
+
+def of_content(numbers: bytes, dtype: torch.dtype, shape: Sequence[int]) -> Tensor:
+    """The tensor whose numbers have these bytes: the way back from `content`."""
+    if not numbers:
+        return torch.empty(tuple(shape), dtype=dtype)
+    return torch.frombuffer(bytearray(numbers), dtype=dtype).reshape(tuple(shape))
 
 
 def mapped(value: Any, change: Callable[[Tensor], Tensor]) -> Any:

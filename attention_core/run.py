@@ -6,6 +6,7 @@ import datetime as dt
 import itertools
 import json
 import math
+import operator
 import resource
 import secrets
 import shutil
@@ -36,7 +37,7 @@ from attention_core.attention import (
 )
 from attention_core.batches import Batch
 from attention_core.delta import Commit, Table
-from attention_core.engine import HERE, Engine
+from attention_core.engine import HERE, SHARED, Engine
 from attention_core.errors import DataError, ExpectationMissed, JobError, SinkBusy, Unreadable
 from attention_core.frozen import digest
 from attention_core.head import Head
@@ -344,11 +345,11 @@ class Run:
             raise self.located(error) from None
         if self.engine.apart:
             try:
-                self.engine(_called)(check)
+                self.engine(operator.call)(check)
             except SinkBusy:
                 check()
                 what = f"a worker does not see the lock in {self.place.work}"
-                raise DataError(f"{what}; workers must share the folders of source and sink") from None
+                raise DataError(f"{what}; {SHARED}") from None
 
     def _refuse_lost(self, done: Sequence[Footer]) -> None:
         """Stops a run whose workers do not see the work folder as it is seen here."""
@@ -356,8 +357,7 @@ class Run:
             seen = at_once(lambda f: Footer.read(self.place.staged(f.name)), done, self.place.sink)
             lost = (f for f, s in zip(done, seen, strict=True) if s is None or s.metadata() != f.metadata())
             if (first := next(lost, None)) is not None:
-                what = "a worker wrote it, and it is not there; workers must share the folders of source and sink"
-                raise DataError(f"{self.place.staged(first.name)}: {what}")
+                raise DataError(f"{self.place.staged(first.name)}: a worker wrote it, and it is not there; {SHARED}")
 
     def unreadable(self) -> list[str]:
         """What is wrong with each file that cannot be read, found by reading all of them."""
@@ -670,10 +670,6 @@ def _wanted(low: float | None, high: float | None) -> str:
 def _inputs(published: Mapping[str, Any]) -> dict[str, Fingerprint]:
     """The inputs as the last run saw them."""
     return {name: Fingerprint(**f) for name, f in published.get("batches", {}).items()}
-
-
-def _called(check: Check) -> None:
-    check()
 
 
 def _hashed(batch: Batch, last: Mapping[str, Fingerprint]) -> Fingerprint:

@@ -17,7 +17,7 @@ import xxhash
 from torch import Tensor
 
 from attention_core.contract import Question
-from attention_core.frozen import argument, content, digest
+from attention_core.frozen import argument, content, digest, of_content
 from attention_core.stores import Remote, Where
 
 SHARE = 8  # a state is kept where it takes no more than this part of the batch that it stands for
@@ -132,12 +132,7 @@ def _answer(question: Question[Any], said: Any, aside: Sequence[bytes]) -> Any:
 def _restored(said: Any, aside: Sequence[bytes], hint: Any) -> Any:
     match said:
         case {"tensor": i, "of": dtype, "shape": shape}:
-            kind = getattr(torch, dtype)
-            return (
-                torch.frombuffer(bytearray(aside[i]), dtype=kind).reshape(shape)
-                if aside[i]
-                else torch.empty(shape, dtype=kind)
-            )
+            return of_content(aside[i], getattr(torch, dtype), shape)
         case {"frame": i}:
             return pl.read_ipc(io.BytesIO(aside[i]))
         case list():

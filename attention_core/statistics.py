@@ -17,7 +17,7 @@ from torch import Tensor
 from attention_core.batches import reading, write_table
 from attention_core.columns import arrayed, booleans, components, places, series, tensor
 from attention_core.contract import Kind
-from attention_core.errors import DataError, JobError
+from attention_core.errors import DataError, JobError, briefly
 from attention_core.frozen import Frozen, argument, digest
 from attention_core.head import Head, Known, needs
 from attention_core.publish import Place, write_whole
@@ -168,8 +168,7 @@ def _refused(what: str) -> Iterator[None]:
     except OSError:
         raise JobError(f"{what}: no statistics are there; a run with statistics: fresh publishes them", AT) from None
     except (KeyError, TypeError, ValueError, pl.exceptions.PolarsError) as error:
-        line = (str(error).splitlines() or [""])[0]
-        raise JobError(f"{what}: the statistics cannot be read ({type(error).__name__}: {line})", AT) from None
+        raise JobError(f"{what}: the statistics cannot be read ({briefly(error)})", AT) from None
 
 
 def _plain(known: Any, name: str, columns: list[pl.Series]) -> Any:

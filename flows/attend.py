@@ -27,7 +27,7 @@ from prefect.task_runners import ThreadPoolTaskRunner
 from pydantic import BaseModel, ConfigDict, Field
 
 from attention_core.batches import Batch
-from attention_core.errors import ExpectationMissed, Stopped
+from attention_core.errors import ExpectationMissed, Stopped, briefly
 from attention_core.plan import Plan
 from attention_core.run import Run, execute, opened
 from attention_core.work import patiently, threads
@@ -205,8 +205,7 @@ def _drawn(run: Run) -> Report | None:
         keep(report)
         return report
     except (Exception, pl.exceptions.PanicException) as error:
-        what = (str(error).splitlines() or [""])[0]
-        get_run_logger().warning("the rows are published, but no report of them: %s: %s", type(error).__name__, what)
+        get_run_logger().warning("the rows are published, but no report of them: %s", briefly(error))
         return None
 
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from cyclopts import App, CycloptsError, Parameter
 from cyclopts.validators import Number
 
-from attention_core.errors import FarolError, JobError, nearest, printable
+from attention_core.errors import FarolError, JobError, briefly, nearest, printable
 
 if TYPE_CHECKING:
     from attention_core.plan import Plan
@@ -301,8 +301,7 @@ def main() -> None:
     except Exception as error:
         if debug:
             traceback.print_exc()
-        line = (str(error).strip().splitlines() or [""])[0]
-        status = _complain(f"{type(error).__name__}: {line}; --debug shows where", 1)
+        status = _complain(f"{briefly(error)}; --debug shows where", 1)
     sys.exit(status)
 
 

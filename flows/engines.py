@@ -17,7 +17,7 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from functools import lru_cache
 from importlib.util import find_spec
 from logging import CRITICAL
@@ -28,9 +28,9 @@ import torch
 
 from attention_core.attention import one_thread
 from attention_core.devices import chosen, cores, keep_freed_memory
-from attention_core.engine import HERE, Engine
-from attention_core.errors import DataError, JobError, Stopped
-from attention_core.frozen import content
+from attention_core.engine import HERE, SHARED, Engine
+from attention_core.errors import DataError, JobError, Stopped, briefly
+from attention_core.frozen import content, of_content
 from attention_core.ledger import versions
 from flows.summary import counted
 
@@ -115,7 +115,7 @@ class _Cluster:
                 if self._stop.is_set():
                     raise
                 what = "a worker stopped, since it does not see the lock in the work folder"
-                raise DataError(f"{what}; workers must share the folders of source and sink") from None
+                raise DataError(f"{what}; {SHARED}") from None
             except ImportError as error:
                 raise JobError(f"the workers have no Farol ({error}); install it there as here") from None
             return found
@@ -138,7 +138,7 @@ def _work(packed: bytes) -> Callable[[Any], Any]:
     try:
         found: Callable[[Any], Any] = pickle.loads(work)
     except Exception as error:
-        what = f"a worker has another Farol, which does not know this work ({_said(error)})"
+        what = f"a worker has another Farol, which does not know this work ({briefly(error)})"
         raise DataError(f"{what}; install the same versions on all") from None
     return found
 
@@ -148,13 +148,7 @@ class _Packer(pickle.Pickler):
         """A tensor as its own numbers: a part of one would take the whole with it."""
         if not isinstance(value, torch.Tensor):
             return NotImplemented
-        return _tensor, (content(value), value.dtype, tuple(value.shape))
-
-
-def _tensor(numbers: bytes, dtype: torch.dtype, shape: tuple[int, ...]) -> torch.Tensor:
-    if not numbers:
-        return torch.empty(shape, dtype=dtype)
-    return torch.frombuffer(bytearray(numbers), dtype=dtype).reshape(shape)
+        return of_content, (content(value), value.dtype, tuple(value.shape))
 
 
 def _packed(value: Any) -> bytes:
@@ -167,16 +161,24 @@ def _where(what: str, address: str | None) -> str:
     return f"{what} at {address}" if address else f"{what}, made here"
 
 
-def _said(error: BaseException) -> str:
-    return f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"
+def _awaited(ended: Callable[[float], object], cancel: Callable[[], object], stop: threading.Event) -> None:
+    """Waits for what a worker does. ended: whether it has within so many seconds.
+
+    Raises:
+        Stopped: as soon as the run is, after `cancel`.
+    """
+    while not ended(SECONDS):
+        if stop.is_set():
+            cancel()
+            raise Stopped
 
 
 def _worker_lost(what: str, error: BaseException) -> DataError:
-    return DataError(f"{what}: its worker was lost, again and again, perhaps out of memory ({_said(error)})")
+    return DataError(f"{what}: its worker was lost, again and again, perhaps out of memory ({briefly(error)})")
 
 
 def _cluster_lost(error: BaseException) -> DataError:
-    return DataError(f"the cluster was lost, and the sink is as it was; run again ({_said(error)})")
+    return DataError(f"the cluster was lost, and the sink is as it was; run again ({briefly(error)})")
 
 
 @contextmanager
@@ -201,7 +203,7 @@ def _dask(workers: int, stop: threading.Event) -> Iterator[_Cluster]:
                 client.wait_for_workers(1, timeout=PATIENCE)
         except (OSError, RuntimeError, TimeoutError, ValueError) as error:
             what = f"the Dask cluster {address or 'here'} does not answer, or has no worker"
-            raise JobError(f"{what} ({_said(error)})") from None
+            raise JobError(f"{what} ({briefly(error)})") from None
         yield _Cluster(_where("Dask", address), sum(client.nthreads().values()), _by_dask(client), stop)
 
 
@@ -223,18 +225,9 @@ def _by_dask(client: Any) -> Submit:
             except (OSError, RuntimeError, ValueError) as error:
                 raise _cluster_lost(error) from None
             future.add_done_callback(lambda _: ended.set())
-            looks, seen = 0, time.monotonic()
+            there = _Workers(client)
             try:
-                while not ended.wait(SECONDS):
-                    if stop.is_set():
-                        future.cancel()
-                        raise Stopped("stopped; the sink is as it was")
-                    looks += 1
-                    if looks % ONE_IN == 0 and _has_workers(client):
-                        seen = time.monotonic()
-                    if time.monotonic() - seen > PATIENCE:
-                        what = f"no worker was left for {PATIENCE:g} s, and the sink is as it was"
-                        raise DataError(f"{what}; start workers and run again")
+                _awaited(lambda seconds: ended.wait(seconds) or there.missed(), future.cancel, stop)
                 return bytes(future.result())
             except KilledWorker as error:
                 raise _worker_lost(what, error) from None
@@ -246,11 +239,25 @@ def _by_dask(client: Any) -> Submit:
     return submit
 
 
-def _has_workers(client: Any) -> bool:
-    try:
-        return bool(client.nthreads())
-    except OSError:
-        return False
+class _Workers:
+    """Whether a Dask cluster still has workers: it waits for some without an end."""
+
+    def __init__(self, client: Any) -> None:
+        self.client, self.looks, self.seen = client, 0, time.monotonic()
+
+    def missed(self) -> None:
+        """Looks for them now and then.
+
+        Raises:
+            DataError: where there was none for longer than anybody waits.
+        """
+        self.looks += 1
+        if self.looks % ONE_IN == 0:
+            with suppress(OSError):
+                self.seen = time.monotonic() if self.client.nthreads() else self.seen
+        if time.monotonic() - self.seen > PATIENCE:
+            what = f"no worker was left for {PATIENCE:g} s, and the sink is as it was"
+            raise DataError(f"{what}; start workers and run again")
 
 
 @contextmanager
@@ -264,7 +271,7 @@ def _ray(workers: int, stop: threading.Event) -> Iterator[_Cluster]:
         _answers(address)
         ray.init(address or "local", log_to_driver=False, logging_level="error", **made)
     except (OSError, RuntimeError, ValueError) as error:
-        raise JobError(f"the Ray cluster {address or 'here'} does not answer ({_said(error)})") from None
+        raise JobError(f"the Ray cluster {address or 'here'} does not answer ({briefly(error)})") from None
     try:
         workers = int(ray.cluster_resources().get("CPU", 1))
         yield _Cluster(_where("Ray", address), workers, _by_ray(), stop)
@@ -290,10 +297,7 @@ def _by_ray() -> Submit:
 
         def submitted(item: bytes, what: str, stop: threading.Event) -> bytes:
             future = remote.remote(held, item)
-            while not ray.wait([future], timeout=SECONDS)[0]:
-                if stop.is_set():
-                    ray.cancel(future)
-                    raise Stopped("stopped; the sink is as it was")
+            _awaited(lambda seconds: ray.wait([future], timeout=seconds)[0], lambda: ray.cancel(future), stop)
             try:
                 return bytes(ray.get(future))
             except RayTaskError as error:

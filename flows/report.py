@@ -22,7 +22,7 @@ from attention_core.attention import FramePart, Look, fit, one_thread
 from attention_core.batches import Batch
 from attention_core.columns import booleans, elements, series
 from attention_core.contract import conclude
-from attention_core.errors import FarolError, JobError
+from attention_core.errors import FarolError, JobError, first_line
 from attention_core.head import Head
 from attention_core.health import Health
 from attention_core.ledger import Footer
@@ -512,7 +512,7 @@ def figures(view: View) -> tuple[list[Shown], list[str]]:
             if (shown := draw(view)) is not None:
                 found.append(shown)
         except (ArithmeticError, ValueError, pl.exceptions.PolarsError) as error:
-            notes.append(f"a picture is not drawn: {(str(error).splitlines() or [type(error).__name__])[0]}")
+            notes.append(f"a picture is not drawn: {first_line(error, type(error).__name__)}")
     return found, notes
 
 
