@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import reduce
 from typing import Any, Literal, Self, TypeVar
@@ -18,7 +18,7 @@ from attention_core.contract import only
 from attention_core.devices import CPU, ahead, cores
 from attention_core.errors import DataError
 from attention_core.frozen import Frozen
-from attention_core.sums import Adding, Sums, placed
+from attention_core.sums import Adding, Sums, block_of, placed, ranges
 
 T = TypeVar("T")
 
@@ -178,27 +178,32 @@ def pool_columns(
 
     dtypes: of the values.
     """
-    weight_sum = pools.weights.value()
+    weight_sum = _totals(pools.weights)
     found = [series("rows", pools.rows, None, pl.Int64()), series("weight_sum", weight_sum, None, pl.Float64())]
     for i, (name, dtype) in enumerate(zip(names, dtypes, strict=True)):
-        total, there = pools.products[i].value(_on_all_cores), pools.there[i] > 0
+        weights, there, dtype = None, pools.there[i] > 0, column_type(dtype)
         if how == "mean":
-            weights = pools.of[i].value()
-            total, there = total / _like(weights, total), there & (weights != 0)
-        found.append(_typed(total, there, name, column_type(dtype)))
+            weights = _totals(pools.of[i])
+            there = there & (weights != 0)
+        x = _totals(pools.products[i], weights, single=component(dtype) == pl.Float32)
+        if isinstance(dtype, pl.Array):
+            flat = series(name, x.reshape(-1), None, component(dtype))
+            found.append(arrayed(flat, booleans(there), dtype))
+        else:
+            found.append(series(name, x, there, dtype))
     return found
 
 
-def _on_all_cores(work: Callable[[T], Tensor], parts: Iterable[T]) -> Iterator[Tensor]:
-    return ahead(parts, work, cores())
+def _totals(sums: Sums | Adding, weights: Tensor | None = None, *, single: bool = False) -> Tensor:
+    """The sums, over the weights (size,) where some are given: a few segments at a time, as their limbs take more."""
+    found = torch.empty(sums.shape, dtype=torch.float32 if single else torch.float64)
 
+    def fill(rows: slice) -> None:
+        total = sums.part(rows).value()
+        if weights is not None:
+            total = total / weights[rows].reshape(-1, *[1] * (total.ndim - 1))
+        found[rows] = total
 
-def _like(weight: Tensor, x: Tensor) -> Tensor:
-    return weight if x.ndim == 1 else weight[:, None]
-
-
-def _typed(x: Tensor, there: Tensor, name: str, dtype: pl.DataType) -> pl.Series:
-    if not isinstance(dtype, pl.Array):
-        return series(name, x.float() if dtype == pl.Float32 else x, there, dtype)
-    flat = series(name, x.reshape(-1), None, pl.Float64()).cast(component(dtype))
-    return arrayed(flat, booleans(there), dtype)
+    for _ in ahead(ranges(len(found), block_of(sums)), fill, cores()):
+        pass
+    return found

@@ -35,7 +35,7 @@ from attention_core.stores import Where, located
 APPLY_ROWS = 1 << 18
 MOST_NUMBERS = 1 << 21  # of a vector column at once
 MOST_KEPT = 48 << 20  # bytes
-MOST_POOLED = 1 << 25  # where they are no keys: they are used as they were read, some rows at a time
+MOST_POOLED = 1 << 23  # where they are no keys: they are used as they were read, some rows at a time
 MOST_OF_A_PART = 1 << 40
 POSITION_BITS = 40  # for the row; the batch's place in dataset order stands above them
 LAST_PLACE = 1 << 22
@@ -64,7 +64,9 @@ class Part(Protocol):
     @property
     def name(self) -> str: ...
 
-    def read(self, columns: Sequence[str] | None, rows: int) -> Iterator[tuple[int, pl.DataFrame]]: ...
+    def read(
+        self, columns: Sequence[str] | None, rows: int, threads: int = 1
+    ) -> Iterator[tuple[int, pl.DataFrame]]: ...
 
 
 Parts = Callable[[Callable[[Part], Any]], list[Any]]  # does some work for every part
@@ -85,7 +87,7 @@ class FramePart:
     frame: pl.DataFrame
     name: str = "frame"
 
-    def read(self, columns: Sequence[str] | None, rows: int) -> Iterator[tuple[int, pl.DataFrame]]:
+    def read(self, columns: Sequence[str] | None, rows: int, threads: int = 1) -> Iterator[tuple[int, pl.DataFrame]]:
         frame = self.frame if columns is None else self.frame[list(columns) or self.frame.columns[:1]]
         for start in range(0, max(frame.height, 1), rows):
             yield start, frame.slice(start, rows)
@@ -134,7 +136,7 @@ class Look:
     def chunks(self, part: Part, columns: Iterable[str] | None, rows: int) -> Iterator[tuple[int, pl.DataFrame]]:
         named = None if columns is None else sorted(columns)
         kept = self.read or (self.fitting and self.space)
-        for chunk in self._read(part, named, rows) if named and kept else part.read(named, rows):
+        for chunk in self._read(part, named, rows) if named and kept else part.read(named, rows, self.threads(part)):
             if self.stop():
                 raise Stopped
             yield chunk
@@ -150,7 +152,7 @@ class Look:
                     yield start + at, chunk.select(named).slice(at, rows)
             return
         read, taken, keeps = Chunks(), 0, self.fitting
-        for start, chunk in part.read(named, rows):
+        for start, chunk in part.read(named, rows, self.threads(part)):
             if keeps:
                 size = int(chunk.estimated_size())
                 keeps, taken = self._keeps(size), taken + size

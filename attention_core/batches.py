@@ -9,7 +9,7 @@ import json
 import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -23,6 +23,7 @@ from polars.io.plugins import register_io_source
 from attention_core.carry import Joined, Pieces, Source
 from attention_core.errors import DataError, FarolError, Unreadable, first_line, printable
 from attention_core.stores import Remote, Where, arrow, created, opened, plainly, polars
+from attention_core.vectors import Vectors, vectors
 
 ROW_GROUP_BYTES = 128 << 20
 FEW = 1000  # chunks of a file
@@ -105,12 +106,14 @@ class Batch:
         per_row = max(sum(g.total_byte_size for g in groups) / max(sum(g.num_rows for g in groups), 1), 1)
         return max(1, min(rows, int(ROW_GROUP_BYTES / per_row)))
 
-    def read(self, columns: Sequence[str] | None, rows: int) -> Iterator[tuple[int, pl.DataFrame]]:
+    def read(self, columns: Sequence[str] | None, rows: int, threads: int = 1) -> Iterator[tuple[int, pl.DataFrame]]:
         """The file in chunks of at most `rows` rows, each with where it starts; partitions are columns too.
 
         An empty file is one empty chunk.
 
         Where the file has a column that its folders have too, all columns (None) hold it as `in_file` calls it.
+
+        threads: that take the chunks at once; for one, it decodes vectors itself.
 
         Raises:
             DataError: where a column cannot be read, or not all of it.
@@ -119,21 +122,40 @@ class Batch:
         rows, absent = _aligned(rows, group), self._absent()
         own = None if columns is None else [c for c in columns if c not in self.partitions and c not in absent]
         with reading(self.path, blame=lambda: self._unreadable(own)):
-            if own is None:
-                lazy = self._scan().rename({c: in_file(c) for c in self.partitions}, strict=False)
-            else:  # a frame has as many rows as its columns, so there must be one
-                lazy = self._scan().select(own) if own else self._numbered()
+            lazy = self._lazily(own)
             start, folders = 0, self._partition_columns(absent)
-            for frame in lazy.collect_batches(chunk_size=rows, maintain_order=True):
+            for frame in self._decoded(lazy, rows, [] if own is None or threads > 1 else self._vectors(own)):
                 if old:
                     self._refuse_beyond(frame)
-                for chunk in map(self._as_agreed, frame.iter_slices(rows)):
-                    yield start, chunk.with_columns(folders) if folders else chunk
-                    start += chunk.height
+                chunk = self._as_agreed(frame)
+                yield start, chunk.with_columns(folders) if folders else chunk
+                start += chunk.height
             if start != there:  # a panic ends the batches without a word
                 raise pl.exceptions.ComputeError(f"{start} of {there} rows can be decoded")
             if not start:
                 yield 0, self._as_agreed(lazy.limit(0).collect()).with_columns(folders)
+
+    def _lazily(self, own: Sequence[str] | None) -> pl.LazyFrame:
+        """Some of the columns; a frame has as many rows as its columns, so there must be one."""
+        if own is None:
+            return self._scan().rename({c: in_file(c) for c in self.partitions}, strict=False)
+        return self._scan().select(own) if own else self._numbered()
+
+    def _decoded(self, lazy: pl.LazyFrame, rows: int, vectors: Sequence[str]) -> Iterator[pl.DataFrame]:
+        """Frames of at most so many rows; these columns are decoded apart from the others."""
+        names = lazy.collect_schema().names() if vectors else []
+        others = lazy if not vectors else lazy.drop(vectors) if len(vectors) < len(names) else self._numbered()
+        with Vectors(arrow(self.path), vectors) if vectors else nullcontext() as beside:
+            for frame in others.collect_batches(chunk_size=rows, maintain_order=True):
+                for chunk in frame.iter_slices(rows):
+                    yield chunk if beside is None else chunk.hstack(beside.take(chunk.height))[names]
+
+    def _vectors(self, names: Sequence[str]) -> list[str]:
+        """Those of these columns that are decoded apart: not from a store, of which each look is a request."""
+        if not isinstance(self.path, Path):
+            return []
+        types = self._scan().select(names).collect_schema()
+        return vectors(self.arrow_schema(), types) if any(isinstance(t, pl.Array) for t in types.values()) else []
 
     def _numbered(self) -> pl.LazyFrame:
         """As many rows as there are, of a column that is none of the file's."""

@@ -13,9 +13,9 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -23,9 +23,10 @@ from torch import Tensor
 BITS = 30
 LIMBS = 3
 BLOCK = 1 << 16  # rows at once: fits the cache
+BLOCKS = 2  # of so many numbers, for vectors: each operation waits for Python's lock
+STRIPES = 32  # of the segments that several threads add to, each one thread's at a time
 EXACT = 1 << 22  # so many pieces of 30 bits add up exactly in a float64, which is faster than int64
 LOWEST = -33  # the top of a segment without addends: its limbs reach down to 2^-1080, below all that float64 has
-Mapped = Callable[[Callable[[Any], Tensor], Iterable[Any]], Iterable[Tensor]]
 _BASE = 2.0**BITS
 _MASK = (1 << BITS) - 1
 
@@ -104,10 +105,13 @@ class Sums:
         limbs = (torch.stack([placed(limb, ids, size, 0) for limb in v]) for v in (self.low, self.high))
         return Sums(placed(self.top, ids, size, LOWEST), *limbs)
 
-    def value(self, each: Mapped = map) -> Tensor:
-        """The sums (size,) float64; beyond the range of float64, ±inf. each: as `map`."""
-        blocks = each(lambda s: s._read() * _power(s.top - 1), self._blocks())
-        return torch.cat(list(blocks)).reshape(self.top.shape)
+    @property
+    def shape(self) -> torch.Size:
+        return self.top.shape
+
+    def value(self) -> Tensor:
+        """The sums (size,) float64; beyond the range of float64, ±inf."""
+        return torch.cat([s._read() * _power(s.top - 1) for s in self._blocks()]).reshape(self.shape)
 
     def mean(self, count: Tensor) -> Tensor:
         """The sums over `count` (size,), also where a sum itself is beyond float64; 0 where the count is 0."""
@@ -164,9 +168,10 @@ class Adding:
         self.open = torch.zeros(LIMBS, *shape, dtype=torch.float64, device=device)
         self.met = torch.full(shape[:1], self.known, device=device)  # the segments whose tops are known
         self.rows = torch.zeros(shape[:1], dtype=torch.int64, device=device)  # of each segment, that `open` holds
+        self.unmet = not self.known  # whether there may be others
         self.raised = 0  # how often tops have changed
         self.done: Sums | None = None
-        self.lock = threading.Lock()
+        self.locks = [threading.Lock() for _ in range(STRIPES)]  # each of some of the segments, in order
 
     def add(self, x: Tensor, ids: Tensor, weight: Tensor | None = None) -> None:
         """x (n,) or (n, d), times weight (n,), to the segments ids (n,) int64.
@@ -174,62 +179,87 @@ class Adding:
         Raises:
             OverflowError: where a product is not finite.
         """
-        block = BLOCK if x.ndim == 1 else max(1, 2 * BLOCK // max(1, x.shape[1]))
-        for rows in torch.split(ids.argsort(), block) if x.ndim > 1 else _ranges(len(x), block):
+        for rows in ranges(len(x), BLOCK) if x.ndim == 1 else torch.split(ids.argsort(), block_of(x, BLOCKS)):
             at, addends = ids[rows], x[rows] if x.ndim == 1 else x.index_select(0, rows)  # type: ignore[arg-type]
             addends = addends.double()
-            addends = addends if weight is None else addends * weight[rows].reshape(-1, *[1] * (x.ndim - 1))
+            if weight is not None and x.ndim == 1:
+                addends = addends * weight[rows]
+            elif weight is not None:
+                addends.mul_(weight[rows, None])  # its own memory: it was gathered
             while not self._added(addends, at):
                 pass
 
-    def _make_room(self, ids: Tensor) -> None:
-        """Closes what is open where a segment would get more rows than add up exactly."""
-        if not self.known and len(ids):
-            if int(self.rows.index_select(0, ids).amax()) + len(ids) > EXACT:
-                self.done = self.sums()
-                self.open.zero_()
-                self.rows.zero_()
-            self.rows.scatter_add_(0, ids, torch.ones_like(ids))
+    @contextmanager
+    def _alone(self, ids: Tensor | None = None) -> Iterator[None]:
+        """Nobody else changes anything of these segments, which are sorted; None: of any."""
+        locks = self.locks
+        if ids is not None:
+            first, last = (int(at) * STRIPES // len(self.tops) for at in (ids[0], ids[-1]))
+            locks = locks[first : last + 1]
+        with ExitStack() as held:
+            for lock in locks:
+                held.enter_context(lock)
+            yield
+
+    def _has_room(self, ids: Tensor) -> bool:
+        """Whether rows of these segments, which are counted then, still add up exactly with what is open."""
+        if self.known:
+            return True
+        if int(self.rows.index_select(0, ids).amax()) + len(ids) > EXACT:
+            return False
+        self.rows.scatter_add_(0, ids, torch.ones_like(ids))
+        return True
+
+    def _close(self) -> None:
+        """Makes room."""
+        self.done = self.sums()
+        self.open.zero_()
+        self.rows.zero_()
 
     def _added(self, x: Tensor, ids: Tensor) -> bool:
-        """Whether these rows are added; not where the tops changed meanwhile, by which they were cut into pieces."""
+        """Whether these rows are added; not where they must be cut into pieces anew, or there was no room."""
         if not x.numel():
             return True
-        if not self.known:
-            self._meet(x, ids)
+        mine = ids if x.ndim > 1 else None
+        if self.unmet:
+            with self._alone(mine):
+                self._meet(x, ids)
         raised, where = self.raised, _beside(ids, x)
-        shares = x * self.powers.index_select(0, ids)
+        shares = self.powers.index_select(0, ids).mul_(x)
         if not self.known and not magnitude(shares) < _BASE:
             if not math.isfinite(magnitude(x)):
                 raise OverflowError
-            with self.lock:
+            with self._alone():
                 if raised == self.raised:
-                    self._raise(x, where, shares.abs() >= _BASE)
+                    self._raise(x, ids, shares)
                     self.raised += 1  # last: who has seen it has seen the new tops
             return False
         pieces = list(_pieces(shares, keep=True))
-        with self.lock:
+        with self._alone(mine):
             if raised != self.raised:
                 return False
-            self._make_room(ids)
-            for limb, piece in zip(self.open, pieces, strict=True):
-                limb.scatter_add_(0, where, piece)
-        return True
+            if self._has_room(ids):
+                for limb, piece in zip(self.open, pieces, strict=True):
+                    limb.scatter_add_(0, where, piece)
+                return True
+        with self._alone():
+            self._close()
+        return False
 
     def _meet(self, x: Tensor, ids: Tensor) -> None:
         """Takes the tops of segments that have no rows yet from one of these; the others may raise them."""
-        with self.lock:
-            new = ~self.met.index_select(0, ids)
-            if bool(new.any()):
-                at = ids[new]
-                self.tops[at] = tops_of(x[new].abs()).to(torch.int8)
-                self.powers[at] = _power(1 - self.tops[at].long())
-                self.met[at] = True
+        new = ~self.met.index_select(0, ids)
+        if bool(new.any()):
+            at = ids[new]
+            self.tops[at] = tops_of(x[new].abs()).to(torch.int8)
+            self.powers[at] = _power(1 - self.tops[at].long())
+            self.met[at] = True
+            self.unmet = not bool(self.met.all())
 
-    def _raise(self, x: Tensor, where: Tensor, over: Tensor) -> None:
-        """Lets the limbs of the segments that these addends have outgrown stand higher."""
-        d = math.prod(x.shape[1:])
-        entries = where[over] if x.ndim == 1 else where[over] * d + over.nonzero()[:, 1]
+    def _raise(self, x: Tensor, ids: Tensor, shares: Tensor) -> None:
+        """Lets the limbs of the segments that these addends have outgrown, by these shares, stand higher."""
+        over = (shares.abs() >= _BASE).nonzero(as_tuple=True)
+        entries = ids[over[0]] if x.ndim == 1 else ids[over[0]] * math.prod(x.shape[1:]) + over[1]
         at, mine = torch.unique(entries, return_inverse=True)
         new = tops_of(x.new_zeros(len(at)).scatter_reduce_(0, mine, x[over].abs(), "amax"))
         tops, limbs = self.tops.reshape(-1), self.open.reshape(LIMBS, -1)
@@ -239,24 +269,22 @@ class Adding:
         tops[at] = new.to(tops.dtype)
         self.powers.reshape(-1)[at] = _power(1 - new)
 
+    @property
+    def shape(self) -> torch.Size:
+        return self.tops.shape
+
     def limbs(self) -> Tensor:
         """The limbs (LIMBS, size) int64 of the rows that are not done."""
         return self.open.to(torch.int64)
 
     def sums(self) -> Sums:
         """The sums of all rows so far."""
-        here = _split(self.tops.to(torch.int64, copy=True), self.limbs())
-        return here if self.done is None else self.done + here
+        return self.part(slice(None))
 
-    def value(self, each: Mapped = map) -> Tensor:
-        """The sums as float64, some segments at a time: their limbs take six times as much. each: as `map`."""
-
-        def of(rows: slice) -> Tensor:
-            here = _split(self.tops[rows].long(), self.open[:, rows].to(torch.int64))
-            return (here if self.done is None else self.done.part(rows) + here).value()
-
-        size, d = len(self.tops), math.prod(self.tops.shape[1:])
-        return torch.cat(list(each(of, _ranges(size, max(1, BLOCK // max(1, d)))))) if size else self.sums().value()
+    def part(self, rows: slice) -> Sums:
+        """Of some of the segments."""
+        here = _split(self.tops[rows].to(torch.int64, copy=True), self.open[:, rows].to(torch.int64))
+        return here if self.done is None else self.done.part(rows) + here
 
 
 def placed(values: Tensor, ids: Tensor, size: int, fill: float) -> Tensor:
@@ -275,8 +303,14 @@ def magnitude(x: Tensor) -> float:
     return float(torch.stack(x.aminmax()).abs().amax()) if x.numel() else 0.0
 
 
-def _ranges(n: int, block: int) -> Iterator[slice]:
+def ranges(n: int, block: int) -> Iterator[slice]:
+    """All of n rows, so many at a time."""
     return (slice(start, start + block) for start in range(0, n, block))
+
+
+def block_of(x: Tensor | Sums | Adding, blocks: int = 1) -> int:
+    """How many rows of it are as many numbers as so many blocks."""
+    return max(1, blocks * BLOCK // max(1, math.prod(x.shape[1:])))
 
 
 def _beside(ids: Tensor, x: Tensor) -> Tensor:

@@ -99,7 +99,7 @@ def test_several_threads_may_add_at_once(shape, room, monkeypatch):
         list(pool.map(lambda part: adding.add(*part), parts))
     found = adding.sums()
     assert all(torch.equal(getattr(found, name), getattr(whole, name)) for name in ("top", "low", "high"))
-    assert torch.equal(adding.value(), whole.value())
+    assert torch.equal(adding.sums().value(), whole.value())
 
 
 @pytest.mark.parametrize("threads", [1, 8])
