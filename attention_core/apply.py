@@ -119,13 +119,13 @@ class Pools:
         """Rows with their weights (n,). ok: (n,) bool, the keys that are not missing; ids: (n,) int64, the segments."""
         at = torch.zeros(len(weight), dtype=torch.int64) if ids is None else ids.cpu()
         w, ok = weight.cpu(), None if ok is None else ok.cpu()
-        found = [vectors(c, single=True) if isinstance(c.dtype, pl.Array) else numbers(c) for c in columns]
-        there = [every(ok, f.ok) for f in found]
         with self.lock:
             self.rows += torch.bincount(at, minlength=len(self.rows))
         try:
             self.weights.add(only(w, ok), only(at, ok))
-            for i, (value, here) in enumerate(zip(found, there, strict=True)):
+            for i, column in enumerate(columns):
+                value = vectors(column, single=True) if isinstance(column.dtype, pl.Array) else numbers(column)
+                here = every(ok, value.ok)
                 self._add(i, only(value.x, here), only(w, here), only(at, here))
         except OverflowError:
             raise DataError(INFINITE) from None

@@ -20,7 +20,7 @@ from attention_core.answers import Answer, Gathered
 from attention_core.apply import POOL_COLUMNS, Pooled, Pools, column_type, inner, pool_columns
 from attention_core.columns import ONE, Segments, places, plain, segments
 from attention_core.contract import conclude, together
-from attention_core.devices import CPU, ahead, cores, halving, moved, rows_at_once
+from attention_core.devices import CPU, ahead, cores, give_back, halving, moved, rows_at_once
 from attention_core.engine import HERE, Engine
 from attention_core.errors import DataError, FarolError, JobError, Stopped
 from attention_core.frozen import holds, replaced
@@ -35,7 +35,7 @@ from attention_core.stores import Where, located
 APPLY_ROWS = 1 << 18
 MOST_NUMBERS = 1 << 21  # of a vector column at once
 MOST_KEPT = 48 << 20  # bytes
-MOST_POOLED = 1 << 23  # where they are no keys: they are used as they were read, some rows at a time
+MOST_POOLED = 3 << 21  # where they are no keys: they are used as they were read, some rows at a time
 MOST_OF_A_PART = 1 << 40
 POSITION_BITS = 40  # for the row; the batch's place in dataset order stands above them
 LAST_PLACE = 1 << 22
@@ -471,8 +471,9 @@ def tables(
     if not heads:
         return {}
     found: dict[str, pl.DataFrame] = {}
-    pools = _pools_there if look.engine.apart else _pools_here
-    for head, whole, pool in pools(look, each, statistics, heads, schema):
+    pools = (_pools_there if look.engine.apart else _pools_here)(look, each, statistics, heads, schema)
+    give_back()
+    for head, whole, pool in pools:
         assert head.pool is not None
         added = pool_columns(pool, head.pool, [name for _, name, _ in head.values], _value_types(head, schema))
         found[head.rule] = pl.DataFrame(added) if whole is None else whole.hstack(added)

@@ -9,7 +9,7 @@ import json
 import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -23,7 +23,7 @@ from polars.io.plugins import register_io_source
 from attention_core.carry import Joined, Pieces, Source
 from attention_core.errors import DataError, FarolError, Unreadable, first_line, printable
 from attention_core.stores import Remote, Where, arrow, created, opened, plainly, polars
-from attention_core.vectors import Vectors, vectors
+from attention_core.vectors import Vectors, plain
 
 ROW_GROUP_BYTES = 128 << 20
 FEW = 1000  # chunks of a file
@@ -113,18 +113,18 @@ class Batch:
 
         Where the file has a column that its folders have too, all columns (None) hold it as `in_file` calls it.
 
-        threads: that take the chunks at once; for one, it decodes vectors itself.
+        threads: that take the chunks at once. For one, vectors are decoded here, and not by threads of Polars' own.
 
         Raises:
             DataError: where a column cannot be read, or not all of it.
         """
         there, old, group = self._contents()
-        rows, absent = _aligned(rows, group), self._absent()
+        absent = self._absent()
         own = None if columns is None else [c for c in columns if c not in self.partitions and c not in absent]
         with reading(self.path, blame=lambda: self._unreadable(own)):
-            lazy = self._lazily(own)
+            lazy, arrows = self._lazily(own), [] if not own or threads > 1 else self._beside_vectors(own)
             start, folders = 0, self._partition_columns(absent)
-            for frame in self._decoded(lazy, rows, [] if own is None or threads > 1 else self._vectors(own)):
+            for frame in self._decoded(lazy, rows if arrows else _aligned(rows, group), arrows):
                 if old:
                     self._refuse_beyond(frame)
                 chunk = self._as_agreed(frame)
@@ -141,21 +141,26 @@ class Batch:
             return self._scan().rename({c: in_file(c) for c in self.partitions}, strict=False)
         return self._scan().select(own) if own else self._numbered()
 
-    def _decoded(self, lazy: pl.LazyFrame, rows: int, vectors: Sequence[str]) -> Iterator[pl.DataFrame]:
-        """Frames of at most so many rows; these columns are decoded apart from the others."""
-        names = lazy.collect_schema().names() if vectors else []
-        others = lazy if not vectors else lazy.drop(vectors) if len(vectors) < len(names) else self._numbered()
-        with Vectors(arrow(self.path), vectors) if vectors else nullcontext() as beside:
-            for frame in others.collect_batches(chunk_size=rows, maintain_order=True):
-                for chunk in frame.iter_slices(rows):
-                    yield chunk if beside is None else chunk.hstack(beside.take(chunk.height))[names]
+    def _decoded(self, lazy: pl.LazyFrame, rows: int, arrows: Sequence[str]) -> Iterator[pl.DataFrame]:
+        """Frames of at most so many rows; Arrow decodes these of their columns."""
+        if not arrows:
+            for frame in lazy.collect_batches(chunk_size=rows, maintain_order=True):
+                yield from frame.iter_slices(rows)
+            return
+        names = lazy.collect_schema().names()
+        with Vectors(arrow(self.path), arrows) as vectors:
+            if len(arrows) == len(names):
+                yield from vectors.frames(rows)
+            else:
+                for frame in self._decoded(lazy.drop(arrows), rows, []):
+                    yield frame.hstack(vectors.take(frame.height))[names]
 
-    def _vectors(self, names: Sequence[str]) -> list[str]:
-        """Those of these columns that are decoded apart: not from a store, of which each look is a request."""
+    def _beside_vectors(self, names: Sequence[str]) -> list[str]:
+        """Those of these columns that Arrow decodes, if it does: of a file, as a store is asked for each look."""
         if not isinstance(self.path, Path):
             return []
         types = self._scan().select(names).collect_schema()
-        return vectors(self.arrow_schema(), types) if any(isinstance(t, pl.Array) for t in types.values()) else []
+        return plain(self.arrow_schema(), types) if any(isinstance(t, pl.Array) for t in types.values()) else []
 
     def _numbered(self) -> pl.LazyFrame:
         """As many rows as there are, of a column that is none of the file's."""

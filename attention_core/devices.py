@@ -11,6 +11,7 @@ from dataclasses import fields, is_dataclass, replace
 from typing import TypeVar
 
 import polars as pl
+import pyarrow as pa
 import torch
 
 from attention_core.errors import DataError, JobError
@@ -26,14 +27,22 @@ M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8  # of malloc.h
 
 
 def keep_freed_memory() -> None:
-    """Lets the C library keep what chunks give back: to fetch each page from the system anew takes longer than the
-    arithmetic on it. For processes that run jobs; nothing where the library is not glibc.
+    """Lets the C library keep what chunks give back, Arrow's among it: to fetch each page from the system anew takes
+    longer than the arithmetic on it. For processes that run jobs; nothing where the library is not glibc.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
         mallopt(M_MMAP_THRESHOLD, 32 << 20)
         mallopt(M_TRIM_THRESHOLD, 1 << 30)
         mallopt(M_ARENA_MAX, 1)  # threads that come later share what is kept
+        pa.set_memory_pool(pa.system_memory_pool())
+
+
+def give_back() -> None:
+    """Lets go of what the C library keeps: another step of the work asks for other sizes, and would fetch them anew."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
 
 
 def chosen(device: str) -> torch.device:

@@ -108,7 +108,7 @@ def _blocks(path: Where) -> Iterator[bytes]:
         yield from path.blocks()
         return
     with path.open("rb") as file:
-        while block := file.read(1 << 22):
+        while block := file.read(1 << 20):
             yield block
 
 

@@ -314,6 +314,7 @@ class Run:
         self._begin(check)
         inputs = self.hash(each)
         statistics = self.fit(each, inputs)
+        devices.give_back()
         planned = self.plan(inputs)
         refuse_plan(self, planned, full, redo)
         todo = self.todo(planned, statistics, full, redo)

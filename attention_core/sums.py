@@ -163,8 +163,7 @@ class Adding:
     def __init__(self, shape: tuple[int, ...], device: torch.device, tops: Tensor | None = None) -> None:
         self.known = tops is not None
         self.tops = torch.full(shape, LOWEST, dtype=torch.int8, device=device) if tops is None else tops
-        # what addends are multiplied by, to be cut at 1; kept, since to make it anew takes longer than to fetch it
-        self.powers = torch.zeros(shape, dtype=torch.float64, device=device) if tops is None else _power(1 - tops)
+        self.scales = _exponent(1 - self.tops.to(torch.int16))  # by which addends are multiplied, to be cut at 1
         self.open = torch.zeros(LIMBS, *shape, dtype=torch.float64, device=device)
         self.met = torch.full(shape[:1], self.known, device=device)  # the segments whose tops are known
         self.rows = torch.zeros(shape[:1], dtype=torch.int64, device=device)  # of each segment, that `open` holds
@@ -225,7 +224,7 @@ class Adding:
             with self._alone(mine):
                 self._meet(x, ids)
         raised, where = self.raised, _beside(ids, x)
-        shares = self.powers.index_select(0, ids).mul_(x)
+        shares = _power_of(self.scales.index_select(0, ids)).mul_(x)
         if not self.known and not magnitude(shares) < _BASE:
             if not math.isfinite(magnitude(x)):
                 raise OverflowError
@@ -252,7 +251,7 @@ class Adding:
         if bool(new.any()):
             at = ids[new]
             self.tops[at] = tops_of(x[new].abs()).to(torch.int8)
-            self.powers[at] = _power(1 - self.tops[at].long())
+            self.scales[at] = _exponent(1 - self.tops[at].to(torch.int16))
             self.met[at] = True
             self.unmet = not bool(self.met.all())
 
@@ -267,7 +266,7 @@ class Adding:
         for k in range(LIMBS):
             limbs[k, at] = sum((torch.where(down == k - i, old[i], 0.0) for i in range(k)), torch.zeros_like(old[0]))
         tops[at] = new.to(tops.dtype)
-        self.powers.reshape(-1)[at] = _power(1 - new)
+        self.scales.reshape(-1)[at] = _exponent(1 - new).to(torch.int16)
 
     @property
     def shape(self) -> torch.Size:
@@ -324,10 +323,9 @@ def top_of(largest: float) -> int:
 
 
 def tops_of(largest: Tensor) -> Tensor:
-    """The tops (size,) int64 of segments whose numbers are no larger than these (size,) float64."""
-    exponent = torch.frexp(largest).exponent.to(torch.int64)  # |x| < 2^exponent
-    tops = -torch.div(-exponent, BITS, rounding_mode="floor")
-    return torch.where(largest > 0, tops, LOWEST).clamp(min=LOWEST)
+    """The tops (size,) int64 of segments whose numbers are no larger than these (size,) float64, none below 0."""
+    exponent = (largest.contiguous().view(torch.int64) >> 52).double().sub_(1022)  # |x| < 2^exponent
+    return exponent.div_(BITS).ceil_().clamp_(min=LOWEST).long()
 
 
 def _pieces(x: Tensor, *, keep: bool = False) -> Iterator[Tensor]:
@@ -344,6 +342,16 @@ def _pieces(x: Tensor, *, keep: bool = False) -> Iterator[Tensor]:
             x, rest = rest.mul_(_BASE), torch.empty_like(x) if keep else x
 
 
+def _exponent(limb: Tensor) -> Tensor:
+    """The biased exponent of 2^(30·limb) as a float64: tops of -33 to 35 keep it within the range."""
+    return limb * BITS + 1023
+
+
+def _power_of(exponent: Tensor) -> Tensor:
+    """The float64 that has this biased exponent, exactly."""
+    return exponent.to(torch.int64).bitwise_left_shift_(52).view(torch.float64)
+
+
 def _power(limb: Tensor) -> Tensor:
-    """2^(30·limb), exactly: tops of -33 to 35 keep it within float64."""
-    return ((limb * BITS + 1023) << 52).view(torch.float64)
+    """2^(30·limb), exactly."""
+    return _power_of(_exponent(limb))

@@ -110,9 +110,9 @@ def test_what_no_rule_reads_is_not_decoded(folder, monkeypatch):
     folder.put("a.parquet", rows(), row_group_size=30)
     read, seen = Batch.read, []
 
-    def noted(self, columns, rows):
+    def noted(self, columns, rows, threads=1):
         seen.append(columns)
-        return read(self, columns, rows)
+        return read(self, columns, rows, threads)
 
     monkeypatch.setattr(Batch, "read", noted)
     folder.run()

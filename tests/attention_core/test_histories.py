@@ -137,9 +137,9 @@ def test_what_somebody_puts_into_the_sink_meanwhile_is_not_lost(folder, monkeypa
     mine = folder.path / "out" / ("mine.parquet" if gone else "b.parquet")
     read = Batch.read
 
-    def puts(self, columns, rows):
+    def puts(self, columns, rows, threads=1):
         frame(3).write_parquet(mine)
-        return read(self, columns, rows)
+        return read(self, columns, rows, threads)
 
     monkeypatch.setattr(Batch, "read", puts)
     if gone:

@@ -25,10 +25,10 @@ def reads():
     """The batches whose key columns are read, as often as they are asked; rows are written with all columns here."""
     seen, read, passing, kept = [], Batch.read, Outputs.passing, runs.KEPT
 
-    def counted(self, columns, rows):
+    def counted(self, columns, rows, threads=1):
         if columns is not None:
             seen.append(self.name)
-        return read(self, columns, rows)
+        return read(self, columns, rows, threads)
 
     Batch.read, Outputs.passing, runs.KEPT = counted, lambda self: [], 0
     try:

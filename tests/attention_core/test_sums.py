@@ -83,7 +83,7 @@ def test_spread_puts_segments_at_their_places():
 
 
 @pytest.mark.parametrize("room", [sums.EXACT, 10_000])
-@pytest.mark.parametrize("shape", [(5,), (5, 3)])
+@pytest.mark.parametrize("shape", [(5,), (5, 3), (200, 3)])
 def test_several_threads_may_add_at_once(shape, room, monkeypatch):
     """Addends that grow raise the tops while others are being cut into pieces; what is full is closed."""
     monkeypatch.setattr(sums, "EXACT", room)
@@ -91,8 +91,8 @@ def test_several_threads_may_add_at_once(shape, room, monkeypatch):
     n = 200_000
     x = torch.randn(n, *shape[1:], dtype=torch.float64, generator=generator)
     x *= torch.exp2(torch.linspace(-200, 200, n, dtype=torch.float64)).reshape(n, *[1] * (x.ndim - 1))
-    ids = torch.randint(0, 5, (n,), generator=generator)
-    whole = Sums.of(x, ids, 5)
+    ids = torch.randint(0, shape[0], (n,), generator=generator)
+    whole = Sums.of(x, ids, shape[0])
     adding = Adding(shape, torch.device("cpu"))
     parts = list(zip(torch.split(x, 3_000), torch.split(ids, 3_000), strict=True))
     with ThreadPoolExecutor(8) as pool:

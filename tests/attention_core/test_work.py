@@ -83,8 +83,8 @@ def test_a_disk_that_hangs_once_does_not_show(tmp_path, monkeypatch, columns):
     folder.run()
     whole, read, failed = bits(tmp_path / "out.pooled"), Batch.read, set()
 
-    def hangs(self, columns, rows):
-        for i, chunk in enumerate(read(self, columns, rows)):
+    def hangs(self, columns, rows, threads=1):
+        for i, chunk in enumerate(read(self, columns, rows, threads)):
             if i == 2 and (self.name, str(columns)) not in failed and len(failed) < most:
                 failed.add((self.name, str(columns)))
                 with reading(self.path):

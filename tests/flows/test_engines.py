@@ -125,13 +125,13 @@ def test_an_answer_that_was_kept_is_not_forgotten_where_it_is_asked_again(source
     monkeypatch.setattr(work, "PAUSES", (0, 0, 0))
     broken, read = [], Batch.read
 
-    def once(self, columns, rows):
+    def once(self, columns, rows, threads=1):
         if columns == ["y"] and self.name not in broken:
             broken.append(self.name)
             error = DataError("a disk that hung")
             error.may_pass = True
             raise error
-        return read(self, columns, rows)
+        return read(self, columns, rows, threads)
 
     for sink, by in (("here", None), ("there", wired())):
         for rules in ([jobs.FAR], [jobs.FAR, {"name": "new", "key": "y", "weight": "softmax", "apply": "weights"}]):
