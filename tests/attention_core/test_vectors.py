@@ -33,11 +33,11 @@ def frame(rows, inner, null=0.2, size=3):
 
 @pytest.mark.parametrize("null", [0, 0.2, 1])
 @pytest.mark.parametrize("inner", TYPES, ids=str)
-@pytest.mark.parametrize("rows", [0, 1, 500])
+@pytest.mark.parametrize("rows", [0, 1, 200])
 def test_chunks_are_those_of_the_file(tmp_path, monkeypatch, rows, inner, null):
     monkeypatch.setattr(vectors, "NUMBERS", 64)  # so that pieces end everywhere
     want, path = frame(rows, inner, null), tmp_path / "a.parquet"
-    want.write_parquet(path, row_group_size=110)
+    want.write_parquet(path, row_group_size=70)
     for columns in (["v.w"], ["v", "v.w"], ["v.w", "text"], ["x", "text", "v.w", "v"]):
         for most in (33, 10_000):
             chunks = list(Batch(path, "a").read(columns, most))
