@@ -471,9 +471,8 @@ def tables(
     if not heads:
         return {}
     found: dict[str, pl.DataFrame] = {}
-    pools = (_pools_there if look.engine.apart else _pools_here)(look, each, statistics, heads, schema)
-    give_back()
-    for head, whole, pool in pools:
+    pools = _pools_there if look.engine.apart else _pools_here
+    for head, whole, pool in pools(look, each, statistics, heads, schema):
         assert head.pool is not None
         added = pool_columns(pool, head.pool, [name for _, name, _ in head.values], _value_types(head, schema))
         found[head.rule] = pl.DataFrame(added) if whole is None else whole.hstack(added)
@@ -494,6 +493,7 @@ def _pools_here(
     sizes = [1 if k is None else k.height for k in keys]
     pools = [Pools(n, _value_types(h, schema)) for n, h in zip(sizes, heads, strict=True)]
     each(_at_once(lambda part: look.pool(part, heads, statistics, pools, keys)))
+    give_back()
     return zip(heads, keys, pools, strict=True)
 
 
@@ -503,6 +503,7 @@ def _pools_there(
     """Each part is added to pools of its own, which are brought together as they come."""
     gathered, pooled = Gathered({}, most=2), look.engine(partial(look.pooled, statistics=statistics, schema=schema))
     each(lambda part: gathered.add(pooled(part)))
+    give_back()
     wholes = {name: gathered.whole(name) for name in dict.fromkeys(map(scope, heads))}
     states = {name: list(whole.states) for name, whole in wholes.items() if whole is not None}
     for head in heads:

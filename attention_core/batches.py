@@ -113,7 +113,8 @@ class Batch:
 
         Where the file has a column that its folders have too, all columns (None) hold it as `in_file` calls it.
 
-        threads: that take the chunks at once. For one, vectors are decoded here, and not by threads of Polars' own.
+        threads: that take the chunks at once. For one, vectors and the numbers beside them are decoded here, and
+            not by threads of Polars' own.
 
         Raises:
             DataError: where a column cannot be read, or not all of it.
@@ -121,7 +122,8 @@ class Batch:
         there, old, group = self._contents()
         absent = self._absent()
         own = None if columns is None else [c for c in columns if c not in self.partitions and c not in absent]
-        with reading(self.path, blame=lambda: self._unreadable(own)):
+        arrows = list[str]()
+        with reading(self.path, blame=lambda: self._unreadable(own, arrows)):
             lazy, arrows = self._lazily(own), [] if not own or threads > 1 else self._beside_vectors(own)
             start, folders = 0, self._partition_columns(absent)
             for frame in self._decoded(lazy, rows if arrows else _aligned(rows, group), arrows):
@@ -223,11 +225,16 @@ class Batch:
             said = dict.fromkeys(beyond, "INT96, some of it outside the years 1677 to 2262 of nanoseconds")
             raise DataError(f"{self.path}: {cannot(said, 'read')}")
 
-    def _unreadable(self, columns: Sequence[str] | None) -> str:
-        """Which of the columns cannot be read; each is tried alone."""
+    def _unreadable(self, columns: Sequence[str] | None, arrows: Sequence[str]) -> str:
+        """Which of the columns cannot be read; each is tried alone, by who decodes it."""
         lazy, rows, types = self._scan(), self.rows(), self.arrow_schema()
+
+        def whole(name: str) -> bool:
+            frames = self._decoded(lazy.select(name), FEW, [name] if name in arrows else [])
+            return sum(frame.height for frame in frames) == rows
+
         tried = lazy.collect_schema().names() if columns is None else columns
-        wrong = [n for n in tried if _fails(lambda n=n: lazy.select(n).collect().height == rows)]  # type: ignore[misc]
+        wrong = [n for n in tried if _fails(lambda n=n: whole(n))]  # type: ignore[misc]
         return f"{self.path}: {cannot({n: types.field(n).type for n in wrong}, 'read')}" if wrong else ""
 
     def _foreign(self) -> str:

@@ -253,7 +253,8 @@ class Adding:
             self.tops[at] = tops_of(x[new].abs()).to(torch.int8)
             self.scales[at] = _exponent(1 - self.tops[at].to(torch.int16))
             self.met[at] = True
-            self.unmet = not bool(self.met.all())
+            if bool(self.met.all()):
+                self.unmet = False
 
     def _raise(self, x: Tensor, ids: Tensor, shares: Tensor) -> None:
         """Lets the limbs of the segments that these addends have outgrown, by these shares, stand higher."""

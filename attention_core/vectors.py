@@ -34,7 +34,7 @@ class Vectors:
 
     def __init__(self, file: Any, names: Sequence[str]) -> None:
         self.names = list(names)
-        self.file = pq.ParquetFile(file, pre_buffer=False, buffer_size=READ_AHEAD)
+        self.file = pq.ParquetFile(file, pre_buffer=False, buffer_size=READ_AHEAD, page_checksum_verification=True)
         widest = max(getattr(self.file.schema_arrow.field(name).type, "list_size", 1) for name in names)
         rows = max(1, NUMBERS // widest)
         self.pieces = self.file.iter_batches(batch_size=rows, columns=self.names, use_threads=False)

@@ -1,9 +1,11 @@
 """Vectors that Arrow decodes: the same rows as Polars reads, whatever lies beside them and however they are cut."""
 
 import random
+import struct
 
 import polars as pl
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from attention_core import batches, vectors
@@ -103,3 +105,14 @@ def test_rows_that_are_not_there_are_missed(tmp_path):
         assert [len(column) for column in found.take(3)] == [3]
         with pytest.raises(pa.ArrowInvalid, match="2 of 3 rows"):
             found.take(3)
+
+
+def test_a_page_that_is_not_what_its_checksum_says_is_refused(tmp_path):
+    path, want = tmp_path / "a.parquet", frame(500, pl.Float32())
+    pq.write_table(want.to_arrow(), path, compression="none", use_dictionary=False, write_page_checksum=True)
+    assert pl.concat([c for _, c in Batch(path, "a").read(["v.w"], 1000)]).equals(want[["v.w"]])
+    data = path.read_bytes()
+    number = struct.pack("<f", 77.0)
+    path.write_bytes(data.replace(number, struct.pack("<f", 78.0), 1))
+    with pytest.raises(DataError, match=r"a.parquet: cannot be read: column 'v.w' \(fixed_size_list.* CRC"):
+        list(Batch(path, "a").read(["v.w"], 1000))
