@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import threading
 import time
@@ -39,6 +40,7 @@ MOST_POOLED = 3 << 21  # where they are no keys: they are used as they were read
 MOST_OF_A_PART = 1 << 40
 POSITION_BITS = 40  # for the row; the batch's place in dataset order stands above them
 LAST_PLACE = 1 << 22
+PARTS = 8  # after which what each leaves in the heap has added up
 NO_PLACE = -LAST_PLACE
 NOBODY = {"": 0}  # an order in which no part has a place
 UNSAFE = re.compile(r"^\.|[/\\\x00-\x1f]")  # in the name of a file
@@ -433,12 +435,14 @@ def fit(look: Look, each: Parts, before: Statistics = NOTHING) -> Statistics:
     def ask(asked: tuple[tuple[Ask, ...], dict[str, Known]]) -> tuple[Any, ...]:
         asks, known = asked
         before, gathered = Statistics(known=known, keys=dict(keys)), Gathered(keys)
-        told = look.engine(partial(look.told, asks=asks, statistics=before))
+        told, parts = look.engine(partial(look.told, asks=asks, statistics=before)), itertools.count(1)
 
         def gather(part: Part) -> None:
             answers, names = told(part)
             look.keeps(part, names)
             gathered.add(answers)
+            if next(parts) % PARTS == 0:
+                give_back()
 
         each(gather)
         states: dict[str, list[Any]] = {}
