@@ -6,7 +6,7 @@ import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import reduce
-from typing import Any, Literal, Self, TypeVar
+from typing import Any, Literal, Self
 
 import polars as pl
 import torch
@@ -19,8 +19,6 @@ from attention_core.devices import CPU, ahead, cores
 from attention_core.errors import DataError
 from attention_core.frozen import Frozen
 from attention_core.sums import Adding, Sums, block_of, placed, ranges
-
-T = TypeVar("T")
 
 POOL_COLUMNS = ("rows", "weight_sum")  # of every table, beside its segments and its values
 INFINITE = "an infinite value has no place in a pool; mask it or leave it out"

@@ -29,13 +29,18 @@ def _plain(theirs: pa.DataType, ours: pl.DataType) -> bool:
     return number and pl.Schema(pa.schema([pa.field("", theirs)]))[""] == ours
 
 
+def _numbers(dtype: pa.DataType) -> int:
+    """How many a value holds, at every depth."""
+    return int(dtype.list_size) * _numbers(dtype.value_type) if pa.types.is_fixed_size_list(dtype) else 1
+
+
 class Vectors:
     """Some columns of a file, read from its start."""
 
     def __init__(self, file: Any, names: Sequence[str]) -> None:
         self.names = list(names)
         self.file = pq.ParquetFile(file, pre_buffer=False, buffer_size=READ_AHEAD, page_checksum_verification=True)
-        widest = max(getattr(self.file.schema_arrow.field(name).type, "list_size", 1) for name in names)
+        widest = max(_numbers(self.file.schema_arrow.field(name).type) for name in names)
         rows = max(1, NUMBERS // widest)
         self.pieces = self.file.iter_batches(batch_size=rows, columns=self.names, use_threads=False)
         self.left: pa.RecordBatch | None = None

@@ -82,12 +82,15 @@ def test_only_what_both_take_for_the_same_numbers_is_plain(arrow, ours, is_plain
     assert plain(pa.schema([("c", arrow)]), {"c": ours}) == (["c"] if is_plain else [])
 
 
-def test_matrices_are_read_too(tmp_path):
+def test_matrices_are_read_too(tmp_path, monkeypatch):
     want = pl.DataFrame(
         {"m": pl.Series([[[1, 2], [3, None]], None, [[5, 6], [7, 8]]], dtype=pl.Array(pl.Int8, (2, 2)))}
     )
     want.write_parquet(tmp_path / "a.parquet")
     assert pl.concat([c for _, c in Batch(tmp_path / "a.parquet", "a").read(["m"], 2)]).equals(want)
+    monkeypatch.setattr(vectors, "NUMBERS", 8)
+    with Vectors(tmp_path / "a.parquet", ["m"]) as found:
+        assert [len(piece) for piece in found.pieces] == [2, 1]  # four numbers a row
 
 
 def test_vectors_that_are_damaged_are_named(tmp_path):
