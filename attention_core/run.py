@@ -620,7 +620,10 @@ def execute(
             run = run.current()
             return run.done(check, plan, full, redo, each or threads(run.workers, run.watch, run.stop), began)
         except Unreadable as error:
-            raise Unreadable("\n".join(dict.fromkeys([str(error), *run.unreadable()]))) from error
+            said: dict[str, str] = {}
+            for line in (str(error), *run.unreadable()):
+                said.setdefault(line.partition(batches.READ)[0], line)  # each file once, who ever read it
+            raise Unreadable("\n".join(said.values())) from error
 
 
 def as_json(value: Any) -> str:

@@ -11,6 +11,7 @@ import pytest
 from attention_core import batches, vectors
 from attention_core.batches import Batch
 from attention_core.errors import DataError
+from attention_core.run import run
 from attention_core.vectors import Vectors, plain
 
 TYPES = [pl.Float32(), pl.Float64(), pl.Float16(), pl.Int16(), pl.UInt64(), pl.Boolean(), pl.String()]
@@ -119,3 +120,23 @@ def test_a_page_that_is_not_what_its_checksum_says_is_refused(tmp_path):
     path.write_bytes(data.replace(number, struct.pack("<f", 78.0), 1))
     with pytest.raises(DataError, match=r"a.parquet: cannot be read: column 'v.w' \(fixed_size_list.* CRC"):
         list(Batch(path, "a").read(["v.w"], 1000))
+
+
+def test_a_damaged_file_is_one_line_whoever_reads_it(tmp_path):
+    """Arrow and Polars word differently what is wrong with the same column, and a run reads it with both."""
+    for name in ("0", "1"):
+        rows = {
+            "a": [1.0, 2.0] * 500,
+            "g": [1, 2] * 500,
+            "v": pl.Series([[1.0, 2.0]] * 1000, dtype=pl.Array(pl.Float32, 2)),
+        }
+        (tmp_path / "in").mkdir(exist_ok=True)
+        pl.DataFrame(rows).write_parquet(tmp_path / f"in/{name}.parquet")
+    data = (tmp_path / "in/1.parquet").read_bytes()
+    (tmp_path / "in/1.parquet").write_bytes(data[:4] + bytes(60) + data[64:])
+    rule = "{name: u, key: a, value: v, over: {group: [g]}, weight: softmax, apply: pool}"
+    job = f"name: n\nsource: {{path: in}}\nsink: {{path: out, columns: none}}\nattention:\n  - {rule}\n"
+    (tmp_path / "job.yaml").write_text(job)
+    with pytest.raises(DataError, match="1.parquet: cannot be read: column") as error:
+        run(tmp_path / "job.yaml")
+    assert "\n" not in str(error.value)
