@@ -367,7 +367,7 @@ def write(
             with created(target) as out:
                 joined = Joined(out, list(schema), source)
                 for i, group in enumerate(_regrouped(counted(), source.pieces.rows)):
-                    joined.add(_encoded(group, written, compression), _taken(source, i, group.height))
+                    joined.add(_encoded(group, written, compression), _taken(source, i, group.height, list(schema)))
                 joined.close(metadata())
         there = pq.read_metadata(arrow(target)).num_rows
     if there != rows:
@@ -413,10 +413,10 @@ def _kept(
     return own, new | casts, casts
 
 
-def _taken(source: Source, i: int, rows: int) -> dict[int, memoryview]:
+def _taken(source: Source, i: int, rows: int, names: Sequence[str]) -> Iterator[tuple[Any, memoryview]]:
     """What is carried of a row group of so many rows."""
     with reading(source.path):
-        return source.chunks(i, rows)
+        yield from source.chunks(i, rows, names)
 
 
 def _opened(path: Where) -> None:

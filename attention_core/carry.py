@@ -11,7 +11,6 @@ import json
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from itertools import pairwise
 from typing import BinaryIO, Protocol
 
@@ -21,6 +20,7 @@ from attention_core.thrift import BINARY, I32, I64, LIST, STRUCT, Struct, read, 
 
 MAGIC = b"PAR1"
 GAP = 1 << 16  # between chunks that are read at once
+AT_ONCE = 1 << 23  # bytes of them, unless one has more
 CODECS = {"uncompressed": 0, "snappy": 1, "gzip": 2, "zstd": 6, "lz4": 7}
 
 
@@ -146,16 +146,12 @@ class Source:
     pieces: Pieces
     carried: frozenset[str]
 
-    @cached_property
-    def _names(self) -> dict[int, str]:
-        """The columns of the leaves that are carried."""
-        return {leaf: name for name in self.carried for leaf in self.pieces.columns[name][1]}
-
     def changed(self) -> Unreadable:
         return Unreadable(f"{self.path}: changed while it was read")
 
-    def chunks(self, i: int, rows: int) -> dict[int, memoryview]:
-        """The bytes of the carried chunks of a row group of so many rows, by leaf; what lies together is read at once.
+    def chunks(self, i: int, rows: int, names: Sequence[str]) -> Iterator[tuple[Struct, memoryview]]:
+        """What a row group of so many rows has of those of these columns that are carried, in their order: of each
+        chunk what the footer says, and its bytes. No more than a few are held at once.
 
         Raises:
             Unreadable: where it has other rows, or its pages do not add up to what the footer says.
@@ -163,23 +159,21 @@ class Source:
         if self.pieces.rows[i : i + 1] != [rows]:
             raise self.changed()
         chunks = self.pieces.groups[i].at(_Group.CHUNKS)
-        metas = {leaf: chunks[leaf].at(_Chunk.META) for leaf in self._names}
-        spans = {leaf: _span(meta) for leaf, meta in metas.items()}
-        found: dict[int, memoryview] = {}
-        for run in _runs(spans):
-            start, end = spans[run[0]][0], max(sum(spans[leaf]) for leaf in run)
+        carried = [(name, leaf) for name in names if name in self.carried for leaf in self.pieces.columns[name][1]]
+        metas = [(name, chunks[leaf].at(_Chunk.META)) for name, leaf in carried]
+        for run in _runs([_span(meta) for _, meta in metas]):
+            start, end = _span(metas[run[0]][1])[0], sum(_span(metas[run[-1]][1]))
             self.file.seek(start)
             data = memoryview(self.file.read(end - start))
-            for leaf in run:
-                at, size = spans[leaf]
-                found[leaf] = data[at - start : at - start + size]
+            for name, meta in metas[run.start : run.stop]:
+                at, size = _span(meta)
+                found = data[at - start : at - start + size]
                 try:
-                    _add_up(found[leaf], metas[leaf].at(_Meta.VALUES))
+                    _add_up(found, meta.at(_Meta.VALUES))
                 except ValueError as error:
-                    name = self._names[leaf]
                     fix = f"sink.columns: {{except: {json.dumps([name], ensure_ascii=False)}}} leaves it out"
                     raise Unreadable(f"{self.path}: cannot be read: column {name!r}; {fix}: {error}") from None
-        return found
+                yield meta, found
 
 
 @dataclass
@@ -197,22 +191,25 @@ class Joined:
     groups: list[Struct] = field(default_factory=list)
     new: Pieces | None = None
 
-    def add(self, encoded: bytes, theirs: Mapping[int, memoryview]) -> None:
+    def add(self, encoded: bytes, theirs: Iterator[tuple[Struct, memoryview]]) -> None:
         """Adds a row group.
 
-        encoded: the new columns as a Parquet file of one row group. theirs: the chunks that are carried, by leaf.
+        encoded: the new columns as a Parquet file of one row group. theirs: the chunks that are carried, in order,
+            each after what the footer it is from says of it.
         """
         self.new = Pieces.of(io.BytesIO(encoded))
         if not self.at:
             self._write(MAGIC)
-        (group,), start, i = self.new.groups, self.at, len(self.groups)
+        (group,), start = self.new.groups, self.at
         chunks = list[Struct]()
         for name in self.names:
-            carried = self._from(name) is not self.new
             for leaf in self._from(name).columns[name][1]:
-                meta = self._from(name).groups[i if carried else 0].at(_Group.CHUNKS)[leaf].at(_Chunk.META)
-                at, size = _span(meta)
-                chunks.append(self._laid(meta, theirs[leaf] if carried else memoryview(encoded)[at : at + size]))
+                if self._from(name) is self.new:
+                    meta = group.at(_Group.CHUNKS)[leaf].at(_Chunk.META)
+                    at, size = _span(meta)
+                    chunks.append(self._laid(meta, memoryview(encoded)[at : at + size]))
+                else:
+                    chunks.append(self._laid(*next(theirs)))
         self.rows += group.at(_Group.ROWS)
         self.groups.append(
             Struct({
@@ -307,17 +304,16 @@ def _span(meta: Struct) -> tuple[int, int]:
     return dictionary if 0 < dictionary < data else data, meta.at(_Meta.SIZE)
 
 
-def _runs(spans: Mapping[int, tuple[int, int]]) -> Iterator[list[int]]:
-    """The chunks that lie together."""
-    order = sorted(spans, key=spans.__getitem__)
-    run = order[:1]
-    for before, leaf in pairwise(order):
-        if spans[leaf][0] - sum(spans[before]) > GAP:
-            yield run
-            run = []
-        run.append(leaf)
-    if run:
-        yield run
+def _runs(spans: Sequence[tuple[int, int]]) -> Iterator[range]:
+    """Which of them, one after the other, are read at once, since they lie together."""
+    first = 0
+    for i, (before, span) in enumerate(pairwise(spans), 1):
+        apart = span[0] - sum(before)
+        if not 0 <= apart <= GAP or sum(span) - spans[first][0] > AT_ONCE:
+            yield range(first, i)
+            first = i
+    if spans:
+        yield range(first, len(spans))
 
 
 def _add_up(data: memoryview, wanted: int) -> None:
