@@ -476,7 +476,7 @@ def test_killed_at_any_moment_a_version_is_whole_and_the_next_run_ends_with_one_
     old = outputs(first)
     first.run()
     whole = outputs(first)
-    ended = killed(1, [c.path / "job.yaml" for c in copies])
+    ended = killed(2, [c.path / "job.yaml" for c in copies])
     assert 15 < len(ended) < 60
     seen = set()
     for copy in copies[: len(ended)]:

@@ -5,6 +5,7 @@ FAROL_PARQUET_TESTING may name a checkout of github.com/apache/parquet-testing; 
 
 import datetime as dt
 import decimal
+import io
 import json
 import os
 import re
@@ -116,7 +117,7 @@ def carried_whole(path):
         out = through(path, compression=own)
         wrong = differences(path, out)
         assert not wrong, "\n".join(map(str, wrong))
-        pages = [{name: chunks(f, name) for name in pq.read_schema(path).names} for f in (path, out)]
+        pages = [chunks(file, pq.read_schema(path).names) for file in (path, out)]
         assert pages[0] == pages[1] or 0 in rows_of_groups(path)
 
 
@@ -125,16 +126,12 @@ def rows_of_groups(path):
     return [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)]
 
 
-def chunks(path, name):
-    """The bytes of a column in a file."""
-    with open(path, "rb") as file:
-        pieces, found = Pieces.of(file), []
-        for group in pieces.groups:
-            for leaf in pieces.columns[name][1]:
-                start, size = span(group.at(1)[leaf].at(3))
-                file.seek(start)
-                found.append(file.read(size))
-    return found
+def chunks(path, names):
+    """The bytes of each of these columns in a file."""
+    raw = path.read_bytes()
+    pieces = Pieces.of(io.BytesIO(raw))
+    metas = {name: [group.at(1)[i].at(3) for group in pieces.groups for i in pieces.columns[name][1]] for name in names}
+    return {name: [raw[start : start + size] for start, size in map(span, found)] for name, found in metas.items()}
 
 
 def where_arrow_reads(path, out, without=()):

@@ -433,7 +433,7 @@ def test_a_day_is_picked_by_its_date(folder):
 # Killed at any moment
 
 KILLED = """
-import json, os, shutil, signal, sys
+import gc, json, os, shutil, signal, sys
 from pathlib import Path
 from attention_core import delta, run
 
@@ -467,6 +467,7 @@ def killed(job, at):
         os._exit(0)
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
+gc.freeze()  # else each child looks at all that its parent holds, and so copies it
 every, jobs = int(sys.argv[1]), sys.argv[2:]
 at = 1 - every
 ended = []

@@ -363,7 +363,7 @@ def copy_of(one, name):
 
 
 KILLED = """
-import json, os, signal, sys
+import gc, json, os, signal, sys
 from attention_core import publish, run, stores
 
 steps, last, begun = 0, None, sys.argv[1] == "run"
@@ -398,6 +398,7 @@ def killed(job, at):
         os._exit(0)
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
+gc.freeze()  # else each child looks at all that its parent holds, and so copies it
 at, every, jobs = 0, int(sys.argv[2]), sys.argv[3:]
 ended = []
 while not ended or ended[-1] != 0:
