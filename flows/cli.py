@@ -145,17 +145,23 @@ def plan(
 def preview(
     job: Path, /, *, rows: Annotated[int, Parameter(help="How many", validator=Number(gte=1))] = 10, set: Sets = ()
 ) -> None:
-    """Shows the first rows, before and after: the columns that rules look at, and those they add. Writes nothing."""
+    """Shows the first rows, before and after: the columns that rules look at, and those they add; and the first rows of
+    the tables of rules that pool. Writes nothing.
+    """
     from attention_core.preview import sample
     from attention_core.run import opened
     from flows import show
 
     opening = opened(job, set)
-    shown, whole = sample(opening, rows)
-    show.frame(shown, opening.outputs.added())
-    if not whole:
+    found = sample(opening, rows)
+    show.frame(found.rows, opening.outputs.added())
+    for rule, table in found.tables.items():
+        show.pooled(rule, table, rows)
+    if not found.whole:
         what = "its rules need their whole scope, and this looked at the first batch only"
-        show.note(f"{what}, {opening.batches[0].name}: a run looks at all of them, and its numbers differ")
+        show.note(f"{what}, {found.batch}: a run looks at all of them, and its numbers differ")
+    if found.tables and not found.pooled:
+        show.note(f"tables are of {found.batch} alone: a run pools all batches")
 
 
 @app.command

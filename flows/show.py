@@ -188,6 +188,14 @@ def frame(rows: pl.DataFrame, added: Iterable[str]) -> None:
         line(f"{rows.height - many} of {counted(rows.height, 'row')} more, which do not fit beside each other")
 
 
+def pooled(rule: str, table: pl.DataFrame, rows: int) -> None:
+    """The first rows of the table of a rule that pools."""
+    many = f", the first {rows:,} of them" if rows < table.height else ""
+    out.print()
+    line(f"table of {rule}: {counted(table.height, 'row')}{many}")
+    frame(table.head(rows), ())
+
+
 def _print(drawn: Table) -> None:
     """A table in its full width: the terminal may wrap it, but no number is cut."""
     wide = Console(width=10_000, markup=False, emoji=False)

@@ -132,9 +132,9 @@ def test_a_preview_drops_what_a_run_drops(tmp_path):
     path = job(tmp_path, [0, 200])
     path.write_text(JOB.split("attention:")[0] + "attention: [{key: f, apply: {filter: {min: 1}}}]")
     run(path)
-    shown, whole = sample(opened(path), 3)
+    found = sample(opened(path), 3)
     written = pl.read_parquet(tmp_path / "out" / "0.parquet")
-    assert whole and shown.equals(written[shown.columns][:3]) and shown.height == 3
+    assert found.whole and found.rows.equals(written[found.rows.columns][:3]) and found.rows.height == 3
 
 
 @pytest.mark.parametrize(

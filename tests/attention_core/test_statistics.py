@@ -198,10 +198,10 @@ def test_preview_takes_what_is_published(tmp_path):
     folder = Folder(tmp_path).job(SOFT)
     folder.put("a.parquet", frame(20, 1))
     folder.put("b.parquet", frame(20, 2))
-    assert not sample(opened(tmp_path / "job.yaml"), 5)[1]
+    assert not sample(opened(tmp_path / "job.yaml"), 5).whole
     folder.run()
-    shown, whole = sample(opened(tmp_path / "job.yaml"), 5)
-    assert whole and shown["soft_weight"].equals(folder.rows()["soft_weight"][:5])
+    found = sample(opened(tmp_path / "job.yaml"), 5)
+    assert found.whole and found.rows["soft_weight"].equals(folder.rows()["soft_weight"][:5])
 
 
 def test_the_published_form_is_read_without_farol(tmp_path):

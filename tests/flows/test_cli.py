@@ -257,6 +257,22 @@ def test_a_preview_that_is_only_a_look_says_so(folder):
     )
 
 
+def test_a_preview_shows_tables_too(folder):
+    folder.data("0.parquet", x=pl.Series([], dtype=pl.Int64))
+    folder.data("b.parquet", x=[100])
+    folder.job(more="    over: {group: [x]}\n    apply: pool\n")
+    status, out, err = folder.farol("preview", "job.yaml", "--rows", "2")
+    assert (status, err) == (0, "")
+    assert [line.split() for line in out.splitlines()[-6:-1]] == [
+        [],
+        ["table", "of", "high:", "7", "rows,", "the", "first", "2", "of", "them"],
+        ["x", "rows", "weight_sum", "x_pooled"],
+        ["1", "1", "1", "1"],
+        ["2", "1", "1", "2"],
+    ]
+    assert out.splitlines()[-1] == "note: tables are of a.parquet alone: a run pools all batches"
+
+
 def test_check(folder):
     before = folder.files()
     status, out, err = folder.farol("check", "job.yaml")
