@@ -181,16 +181,22 @@ def check(job: Path, /, *, set: Sets = ()) -> None:
 
 @app.command
 def kinds(kind: str | None = None, /) -> None:
-    """Lists the scores and the weights that a rule can name; with one of them, explains it."""
+    """Lists the scores and the weights that a rule can name, and what comes after them; explains one of these."""
+    from attention_core.adjust import Clip, Keep, Scale
+    from attention_core.apply import Apply
     from attention_core.job import SCORES, WEIGHTS
     from flows import show
 
-    if kind is None:
-        show.kinds({"score": SCORES, "weight": WEIGHTS})
-    elif kind in SCORES or kind in WEIGHTS:
-        show.explained(kind, {"score": SCORES.get(kind), "weight": WEIGHTS.get(kind)})
+    entries = {"keep": Keep, "clip": Clip, "scale": Scale, "apply": Apply}
+    sought = "apply" if kind in Apply.model_fields else kind
+    if sought is None:
+        show.kinds({"scores": SCORES, "weights": WEIGHTS, "after these, in this order": entries})
+    elif sought in {**SCORES, **WEIGHTS, **entries}:
+        which = {"a score": SCORES, "a weight": WEIGHTS, "an entry of a rule": entries}
+        show.explained(sought, {what: found.get(sought) for what, found in which.items()})
     else:
-        raise JobError(f"{kind!r} is neither a score nor a weight{nearest(kind, [*SCORES, *WEIGHTS])}")
+        known = [*SCORES, *WEIGHTS, *entries, *Apply.model_fields]
+        raise JobError(f"{kind!r} is neither a score nor a weight{nearest(str(kind), known)}")
 
 
 @app.command

@@ -243,8 +243,8 @@ def _table(headers: Sequence[str], rows: Iterable[Sequence[str]], right_from: in
 
 def kinds(families: Mapping[str, Mapping[str, type[Any]]]) -> None:
     """A line for each kind: its word, and the first line of what its class says of it."""
-    for step, found in families.items():
-        listed = Table(title=f"{step}s", title_justify="left", box=None, padding=(0, 2, 0, 0), show_header=False)
+    for title, found in families.items():
+        listed = Table(title=title, title_justify="left", box=None, padding=(0, 2, 0, 0), show_header=False)
         for word, one in found.items():
             listed.add_row(Text(word, style="bold"), Text(_lines(one)[0]))
         out.print(listed)
@@ -253,15 +253,15 @@ def kinds(families: Mapping[str, Mapping[str, type[Any]]]) -> None:
 
 
 def explained(word: str, found: Mapping[str, type[Any] | None]) -> None:
-    """All that the classes of this word say, and their parameters."""
-    for step, one in found.items():
+    """All that the classes of this word say, and the parameters of kinds."""
+    for what, one in found.items():
         if one is None:
             continue
-        out.print(Text(f"{word} (a {step})", style="bold"))
+        out.print(Text(f"{word} ({what})", style="bold"))
         for text in _lines(one):
             line(f"  {text}" if text else "")
         for name, field in one.model_fields.items():
-            if name != "kind":
+            if "kind" in one.model_fields and name != "kind":
                 line(f"  - {name}: {_given(field)}")
         out.print()
 

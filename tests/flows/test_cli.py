@@ -18,6 +18,7 @@ from deltalake.schema import PrimitiveType
 
 from attention_core import batches
 from attention_core.hold import held
+from attention_core.job import SCORES, WEIGHTS
 from attention_core.run import run
 from flows import show
 
@@ -271,6 +272,22 @@ def test_a_preview_shows_tables_too(folder):
         ["2", "1", "1", "2"],
     ]
     assert out.splitlines()[-1] == "note: tables are of a.parquet alone: a run pools all batches"
+
+
+def test_kinds_are_listed_and_explained(folder):
+    status, out, err = folder.farol("kinds")
+    assert (status, err) == (0, "")
+    listed = [line.split()[0] for line in out.splitlines() if line.strip()]
+    assert set(listed) >= {*SCORES, *WEIGHTS, "keep", "clip", "scale", "apply"}
+    for word in listed:
+        if word in {*SCORES, *WEIGHTS}:
+            assert folder.farol("kinds", word)[1].startswith(f"{word} (a {'score' if word in SCORES else 'weight'})")
+    assert "  - temperature: 1.0 unless given" in folder.farol("kinds", "softmax")[1].splitlines()
+    assert folder.farol("kinds", "identity")[1].count("identity (a ") == 2
+    assert folder.farol("kinds", "pool")[1].startswith("apply (an entry of a rule)")
+    assert folder.farol("kinds", "sofmax") == (
+        2, "", "farol: 'sofmax' is neither a score nor a weight; did you mean 'softmax'?\n"
+    )  # fmt: skip
 
 
 def test_check(folder):
