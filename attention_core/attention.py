@@ -638,7 +638,8 @@ def resolved(rules: Sequence[Rule], schema: Mapping[str, pl.DataType]) -> tuple[
             for name, dtype in types(head, schema).items():
                 if name in schema:
                     fix = 'rename: {weight: "...", weighted: "{value}_late"} on the rule gives another'
-                    raise JobError(f"there is a column {name!r} already; {fix}", ("attention", i))
+                    where = ("attention", i, "rename") if rule.rename.model_fields_set else ("attention", i)
+                    raise JobError(f"there is a column {name!r} already; {fix}", where)
                 schema[name] = dtype
     return tuple(heads)
 

@@ -8,7 +8,7 @@ import io
 import json
 import math
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -50,6 +50,10 @@ class Extent:
     size: int
     columns: Mapping[str, int]
     group: int
+
+    def share(self, columns: Collection[str]) -> float:
+        """About which part of the bytes these columns have."""
+        return sum(self.columns.get(name, 0) for name in columns) / max(1, sum(self.columns.values()))
 
 
 @dataclass(frozen=True)

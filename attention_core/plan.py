@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,16 +34,20 @@ def estimated(
     todo: Sequence[Extent],
     every: Sequence[Extent],
     asked: Sequence[str],
+    decoded: Collection[str],
     passes: int,
     added: int,
     workers: int,
     last: Mapping[str, Any],
 ) -> Estimate:
-    """What it takes to ask all batches about some columns in so many passes, and to write some with columns added."""
+    """What it takes to ask all batches about some columns in so many passes, and to write some with columns added.
+
+    decoded: the columns that do not go from file to file as they lie.
+    """
     rows = sum(extent.rows for extent in todo)
     keys = sum(extent.columns.get(name, 0) for extent in every for name in asked)
     packed = sum(extent.size for extent in todo)
-    groups = max((extent.group for extent in todo), default=0)
+    groups = max((extent.group * extent.share(decoded) for extent in todo), default=0)
     pace = last["rows"] / last["seconds"] if last.get("rows") and last.get("seconds") else None
     return Estimate(
         rows=rows,

@@ -238,7 +238,9 @@ class Run:
         todo = [x for x, e in zip(extents, entries, strict=False) if e.status != "done"]
         asked = {c for head in self.heads if head.asks() for c in head.reads()}
         added = 0 if self.outputs.rowless else len(set(self.outputs.names()) - set(self.own))
-        return estimated(todo, extents, sorted(asked), self.rounds, added, self.workers, self.place.record())
+        decoded = set(self.own) - (self.outputs.carried(self.batches[0]) if todo else set())
+        decoded |= {c for head in self.heads for c in head.takes()}
+        return estimated(todo, extents, sorted(asked), decoded, self.rounds, added, self.workers, self.place.record())
 
     def _stale_tables(self, entries: Sequence[Entry], footers: Sequence[Footer | None]) -> tuple[str, ...]:
         """The rules whose table is not there, or of other rows: any change reads all batches again."""
@@ -247,6 +249,11 @@ class Run:
             return tuple(rules)
         wanted = self.pools({f.name: f.input for f in footers if f is not None}) if rules else ""
         return tuple(rule for rule in rules if pooled_of(self.place.table(rule)) != wanted)
+
+    def old_tables(self) -> list[str]:
+        """The tables that were made for a rule that is none any more, or does not pool; they stay."""
+        made = {self.place.table(head.rule) for head in pooling(self.heads)}
+        return sorted(str(t) for t in self.place.pooled.glob("*.parquet") if t not in made and pooled_of(t))
 
     def pools(self, inputs: Mapping[str, Fingerprint]) -> str:
         """The identity of what the pooled tables are made of."""

@@ -141,6 +141,8 @@ def made(run: Run) -> None:
         note(f"source.where leaves {which} out, whose outputs stay; what rules know of a scope is of the others alone")
     for head in pooling(run.heads):
         line(f"table: {run.place.table(head.rule)}: {_named(table_types(head, run.outputs.with_added()))}")
+    for old in run.old_tables():
+        note(f"{old} is of no rule any more, and stays as it is; remove it if nobody reads it")
 
 
 def _named(types: Mapping[str, pl.DataType]) -> str:

@@ -7,6 +7,7 @@ import pytest
 from test_run import SOFTMAX, Folder, frame
 
 from attention_core.batches import Batch
+from attention_core.plan import IN_FLIGHT
 from attention_core.run import opened
 
 
@@ -66,3 +67,11 @@ def test_what_reads_nothing_and_writes_no_rows_is_estimated_too(folder):
     assert (found.rows, found.read) == (2, path.stat().st_size)
     folder.put("a.parquet", pl.DataFrame({"x": pl.Series([], dtype=pl.Float64)}))
     assert plan(folder).estimate.rows == 0
+
+
+def test_columns_that_are_copied_take_no_memory_to_speak_of(folder):
+    frame = pl.DataFrame({f"c{i}": range(1000) for i in range(50)})
+    folder.job({"key": "c0", "score": "zscore"}).put("a.parquet", frame)
+    copied = plan(folder, "workers=1").estimate.memory
+    decoded = plan(folder, "workers=1", "sink.compression=gzip").estimate.memory
+    assert decoded - copied == pytest.approx(IN_FLIGHT * 49 * 8000, rel=0.3)

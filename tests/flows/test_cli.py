@@ -235,6 +235,25 @@ def test_a_table_is_told_with_its_columns(folder):
                                      ("x_pooled", pl.Float64)]  # fmt: skip
 
 
+def test_a_table_of_no_rule_is_told(folder):
+    folder.job(more="    apply: pool\n")
+    run(folder.path / "job.yaml")
+    assert "is of no rule" not in folder.farol("plan", "job.yaml")[1]
+    folder.job("name: high", "name: higher", more="    apply: pool\n")
+    run(folder.path / "job.yaml")
+    pl.DataFrame().write_parquet(folder.path / "out.pooled/mine.parquet")
+    advice = "is of no rule any more, and stays as it is; remove it if nobody reads it"
+    old = f"note: {folder.path}/out.pooled/high.parquet {advice}"
+    for command in ("plan", "check"):
+        lines = folder.farol(command, "job.yaml")[1].splitlines()
+        assert [line for line in lines if "is of no rule" in line] == [old]
+    assert {p.name for p in (folder.path / "out.pooled").iterdir()} == {
+        "high.parquet",
+        "higher.parquet",
+        "mine.parquet",
+    }
+
+
 def test_a_long_plan_is_cut_unless_all_is_asked_for(folder):
     for i in range(30):
         folder.data(f"n{i}.parquet", x=[1])
