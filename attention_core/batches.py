@@ -100,14 +100,17 @@ class Batch:
         size, whole = self.path.stat().st_size, sum(widths.values()) or 1
         return Extent(rows, size, {name: size * width // whole for name, width in widths.items()}, largest)
 
-    def row_group_rows(self) -> int | None:
-        """As many rows as the largest row group has, and no more than fit in 128 MiB."""
+    def row_group_rows(self, added: int = 0) -> int | None:
+        """As many rows as the largest row group has, and no more than fit in 128 MiB.
+
+        added: bytes of a row that are not the file's.
+        """
         with self._footer() as file:
             groups = [file.metadata.row_group(i) for i in range(file.metadata.num_row_groups)]
         rows = max((g.num_rows for g in groups), default=0)
         if not rows:
             return None
-        per_row = max(sum(g.total_byte_size for g in groups) / max(sum(g.num_rows for g in groups), 1), 1)
+        per_row = max(added + sum(g.total_byte_size for g in groups) / max(sum(g.num_rows for g in groups), 1), 1)
         return max(1, min(rows, int(ROW_GROUP_BYTES / per_row)))
 
     def read(self, columns: Sequence[str] | None, rows: int, threads: int = 1) -> Iterator[tuple[int, pl.DataFrame]]:
@@ -173,14 +176,20 @@ class Batch:
         name = max([_ROW, *(f"{own}#" for own in self.own())], key=len)
         return self._scan(row_index_name=name).select(name)
 
-    def whole(self, names: Sequence[str]) -> dict[str, str]:
-        """Those of these columns that an output can take as they lie in the file, if it is compressed as said here."""
+    def whole(self, names: Sequence[str], added: int = 0) -> dict[str, str]:
+        """Those of these columns that an output can take as they lie in the file, if it is compressed as said here.
+
+        added: bytes of a row that are not the file's.
+        """
         with reading(self.path), opened(self.path) as file:
-            return self._whole(file, names)[1]
+            return self._whole(file, names, added)[1]
 
     @contextmanager
-    def source(self, names: Sequence[str], compression: Compression) -> Iterator[Source | None]:
-        """The file as what an output takes some of these columns from as they lie; None where it takes none."""
+    def source(self, names: Sequence[str], compression: Compression, added: int = 0) -> Iterator[Source | None]:
+        """The file as what an output takes some of these columns from as they lie; None where it takes none.
+
+        added: as of `whole`.
+        """
         if not names:
             yield None
             return
@@ -188,11 +197,11 @@ class Batch:
             file = opened(self.path)
         with file:
             with reading(self.path):
-                pieces, found = self._whole(file, names)
+                pieces, found = self._whole(file, names, added)
             carried = frozenset(name for name, packed in found.items() if packed == compression)
             yield Source(self.path, file, pieces, carried) if pieces is not None and carried else None
 
-    def _whole(self, file: BinaryIO, names: Sequence[str]) -> tuple[Pieces | None, dict[str, str]]:
+    def _whole(self, file: BinaryIO, names: Sequence[str], added: int) -> tuple[Pieces | None, dict[str, str]]:
         with self._footer() as arrows:
             size = sum(arrows.metadata.row_group(i).total_byte_size for i in range(arrows.metadata.num_row_groups))
             chunks = arrows.metadata.num_columns * arrows.metadata.num_row_groups
@@ -200,7 +209,7 @@ class Batch:
             return None, {}
         try:
             pieces = Pieces.of(file)
-            return pieces, pieces.whole([n for n in names if n not in self.reads], ROW_GROUP_BYTES)
+            return pieces, pieces.whole([n for n in names if n not in self.reads], ROW_GROUP_BYTES, added)
         except ValueError:  # who decodes it says what is wrong
             return None, {}
 
@@ -315,6 +324,11 @@ def _width(dtype: pa.DataType) -> int:
         return 16
 
 
+def breadth(types: Mapping[str, pl.DataType]) -> int:
+    """About how many bytes a row of such columns takes."""
+    return sum(_width(field.type) for field in pl.Schema(types).to_frame().to_arrow().schema)
+
+
 def in_file(column: str) -> str:
     """What a file's own column is called beside the one that its folders say."""
     return f"#{column} in the file"
@@ -365,13 +379,14 @@ def write(
     target.parent.mkdir(parents=True, exist_ok=True)
     with reading(target, "cannot be written", unwritable):
         if source is None:
-            how = {"row_group_size": like.row_group_rows(), "metadata": metadata, "arrow_schema": written}
+            added = breadth({n: t for n, t in new.items() if n not in own.names})
+            how = {"row_group_size": like.row_group_rows(added), "metadata": metadata, "arrow_schema": written}
             _sink(register_io_source(lambda *_: counted(), schema=pl.Schema(new)), target, compression, **how)
         else:
             with created(target) as out:
                 joined = Joined(out, list(schema), source)
                 for i, group in enumerate(_regrouped(counted(), source.pieces.rows)):
-                    joined.add(_encoded(group, written, compression), _taken(source, i, group.height, list(schema)))
+                    joined.add(_encoded(group, written, compression), _taken(source, i, group.height, joined.names))
                 joined.close(metadata())
         there = pq.read_metadata(arrow(target)).num_rows
     if there != rows:

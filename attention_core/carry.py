@@ -11,7 +11,6 @@ import json
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
 from typing import BinaryIO, Protocol
 
 from attention_core.errors import Unreadable
@@ -46,16 +45,18 @@ class _Chunk:
 
 
 class _Meta:
-    CODEC, VALUES, UNPACKED, SIZE, DATA, INDEX, DICTIONARY, BLOOM, BLOOM_SIZE = 4, 5, 6, 7, 9, 10, 11, 14, 15
-    NEEDS, MAY = {CODEC: I32, VALUES: I64, UNPACKED: I64, SIZE: I64, DATA: I64}, {DICTIONARY: I64}
+    TYPE, CODEC, VALUES, UNPACKED, SIZE, DATA, INDEX, DICTIONARY, BLOOM, BLOOM_SIZE = 1, 4, 5, 6, 7, 9, 10, 11, 14, 15
+    NEEDS, MAY = {TYPE: I32, CODEC: I32, VALUES: I64, UNPACKED: I64, SIZE: I64, DATA: I64}, {DICTIONARY: I64}
     LEFT = (INDEX, DICTIONARY, BLOOM, BLOOM_SIZE)  # where a chunk was
 
 
 class _Page:
     TYPE, SIZE, CRC = 1, 3, 4
     NEEDS, MAY = {TYPE: I32, SIZE: I32}, {CRC: I32, 5: STRUCT, 8: STRUCT}
-    OF_TYPE = {0: 5, 3: 8}  # where data pages, of either version, say more of themselves
+    DICTIONARY = 2  # a type
+    OF_DATA = {0: (5, 2), 3: (8, 4)}  # where data pages, of either version, say more, and their encoding there
     VALUES = 1  # is the first of it
+    LOOKED_UP = {2, 8}  # encodings of what a dictionary before it says
 
 
 class Writes(Protocol):
@@ -99,10 +100,10 @@ class Pieces:
         """How many rows each row group has."""
         return [group.at(_Group.ROWS) for group in self.groups]
 
-    def whole(self, names: Sequence[str], most: int) -> dict[str, str]:
+    def whole(self, names: Sequence[str], most: int, added: int) -> dict[str, str]:
         """Those of these columns that can be laid into another file as they are, if that is compressed as said here.
 
-        most: bytes of a row group, unpacked.
+        most: bytes of a row group, unpacked, with so many added to each row.
 
         Raises:
             ValueError: where the footer is not as it should be.
@@ -111,30 +112,35 @@ class Pieces:
         metas = [[_meta(chunk) for chunk in group.at(_Group.CHUNKS)] for group in self.groups]
         sizes = [sum(max(m.at(_Meta.UNPACKED), m.at(_Meta.SIZE)) for m in group) for group in metas]
         orders = self.meta.at(_File.ORDERS)
+        for order in orders or ():
+            _typed(order, {})
         if (
             not self.groups
             or _File.ENCRYPTION in self.meta
             or (orders is not None and len(orders) != leaves)
             or any(rows <= 0 for rows in self.rows)
-            or any(size > most for size in sizes)
+            or any(size + rows * added > most for size, rows in zip(sizes, self.rows, strict=True))
             or any(len(group) != leaves for group in metas)
         ):
             return {}
         words = {number: word for word, number in CODECS.items()}
         found = dict[str, str]()
         for name in (n for n in names if n in self.columns):
-            chunks = [(g[i], rows) for g, rows in zip(metas, self.rows, strict=True) for i in self.columns[name][1]]
-            codecs = {meta.at(_Meta.CODEC) for meta, _ in chunks}
-            if len(codecs) == 1 and codecs <= words.keys() and all(self._plain(m, rows, name) for m, rows in chunks):
+            elements, own = self.columns[name]
+            types = [e.at(_Element.TYPE) for e in elements if _Element.TYPE in e]
+            groups = zip(metas, self.rows, strict=True)
+            chunks = [(g[leaf], t, rows) for g, rows in groups for leaf, t in zip(own, types, strict=True)]
+            codecs = {meta.at(_Meta.CODEC) for meta, _, _ in chunks}
+            if len(codecs) == 1 and codecs <= words.keys() and all(self._plain(name, *chunk) for chunk in chunks):
                 found[name] = words[codecs.pop()]
         return found
 
-    def _plain(self, meta: Struct, rows: int, name: str) -> bool:
-        """Whether a chunk lies in this file, and is one of so many rows."""
+    def _plain(self, name: str, meta: Struct, kind: int, rows: int) -> bool:
+        """Whether a chunk lies in this file, is of this type, and one of so many rows."""
         (start, size), values = _span(meta), meta.at(_Meta.VALUES)
         repeated = any(e.at(_Element.REPETITION) == _Element.REPEATED for e in self.columns[name][0])
         inside = len(MAGIC) <= start < start + size <= self.end and meta.at(_Meta.UNPACKED) >= 0
-        return inside and (values >= rows if repeated else values == rows)
+        return inside and meta.at(_Meta.TYPE) == kind and (values >= rows if repeated else values == rows)
 
 
 @dataclass(frozen=True)
@@ -162,7 +168,8 @@ class Source:
         carried = [(name, leaf) for name in names if name in self.carried for leaf in self.pieces.columns[name][1]]
         metas = [(name, chunks[leaf].at(_Chunk.META)) for name, leaf in carried]
         for run in _runs([_span(meta) for _, meta in metas]):
-            start, end = _span(metas[run[0]][1])[0], sum(_span(metas[run[-1]][1]))
+            spans = [_span(meta) for _, meta in metas[run.start : run.stop]]
+            start, end = min(at for at, _ in spans), max(map(sum, spans))
             self.file.seek(start)
             data = memoryview(self.file.read(end - start))
             for name, meta in metas[run.start : run.stop]:
@@ -306,12 +313,14 @@ def _span(meta: Struct) -> tuple[int, int]:
 
 def _runs(spans: Sequence[tuple[int, int]]) -> Iterator[range]:
     """Which of them, one after the other, are read at once, since they lie together."""
-    first = 0
-    for i, (before, span) in enumerate(pairwise(spans), 1):
-        apart = span[0] - sum(before)
-        if not 0 <= apart <= GAP or sum(span) - spans[first][0] > AT_ONCE:
+    first = low = high = 0
+    for i, (at, size) in enumerate(spans):
+        start, end = min(low, at), max(high, at + size)
+        near = i > 0 and max(at - high, low - at - size) <= GAP and end - start <= AT_ONCE
+        if i and not near:
             yield range(first, i)
             first = i
+        low, high = (start, end) if near else (at, at + size)
     if spans:
         yield range(first, len(spans))
 
@@ -323,17 +332,23 @@ def _add_up(data: memoryview, wanted: int) -> None:
         ValueError: where there are not so many.
     """
     at = values = 0
+    known = False  # a dictionary
     while values < wanted and at < len(data):
         try:
             page, at = read(data, at)
-            size = _typed(page, _Page.NEEDS, _Page.MAY).at(_Page.SIZE)
+            size, kind = (_typed(page, _Page.NEEDS, _Page.MAY).at(field) for field in (_Page.SIZE, _Page.TYPE))
+            here, encoding = _Page.OF_DATA.get(kind, (0, 0))
+            more = _typed(page.at(here), {_Page.VALUES: I32, encoding: I32}) if here else None
         except ValueError:
             raise ValueError("a page whose header is damaged") from None
         if not 0 <= size <= len(data) - at:
             raise ValueError("a page that does not lie in it")
         if _Page.CRC in page and zlib.crc32(data[at : at + size]) != page.at(_Page.CRC) & 0xFFFFFFFF:
             raise ValueError("the checksum of a page does not hold")
-        values += page.at(_Page.OF_TYPE.get(page.at(_Page.TYPE), 0), Struct()).at(_Page.VALUES, 0)
+        known |= kind == _Page.DICTIONARY
+        if more is not None and more.at(encoding) in _Page.LOOKED_UP and not known:
+            raise ValueError("a page that needs a dictionary, and none is there")
+        values += 0 if more is None else more.at(_Page.VALUES)
         at += size
     if values != wanted:
         raise ValueError(f"its pages hold {values} of {wanted} values")

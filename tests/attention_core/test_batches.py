@@ -320,6 +320,10 @@ def test_row_groups_of_many_bytes_are_cut(tmp_path, monkeypatch):
     assert batch.row_group_rows() == 2000
     monkeypatch.setattr(batches, "ROW_GROUP_BYTES", 4000)
     assert 1 <= batch.row_group_rows() <= 1000
+    assert 1 <= batch.row_group_rows(added=8) <= 250
+    copied(batch.path, tmp_path / "out.parquet")
+    groups = pq.read_metadata(tmp_path / "out.parquet")
+    assert all(groups.row_group(i).total_byte_size <= 4500 for i in range(groups.num_row_groups))  # with pages' headers
 
 
 def test_no_rows(tmp_path):

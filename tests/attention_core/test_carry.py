@@ -182,6 +182,12 @@ def test_row_groups_too_large_or_without_rows_are_not_carried(folder, monkeypatc
         writer.write_table(table)
         writer.write_table(table[:0])
     assert [bool(c) for c in carried(folder).values()] == [True, False]
+    group = pq.read_metadata(folder.path / "in/a.parquet").row_group(0)
+    chunks = [group.column(i) for i in range(group.num_columns)]
+    size = sum(max(c.total_uncompressed_size, c.total_compressed_size) for c in chunks)
+    for more, fits in ((8 * 100, True), (8 * 100 - 1, False)):  # the new column counts
+        monkeypatch.setattr(batches, "ROW_GROUP_BYTES", size + more)
+        assert bool(carried(folder)["a.parquet"]) is fits
     monkeypatch.setattr(batches, "ROW_GROUP_BYTES", 1000)
     assert not any(carried(folder).values())
     folder.run()
@@ -209,6 +215,8 @@ def test_a_column_that_is_named_twice_is_refused(folder, names):
     "change",
     [
         lambda f: f.update({7: (STRUCT, Struct())}),
+        lambda f: f.update({7: (LIST, Items(I32, [1] * len(f.at(7))))}),
+        lambda f: f.at(4)[0].at(1)[1].at(3).update({1: (I32, 6)}),
         lambda f: f.update({6: (I32, 5)}),
         lambda f: f.at(4)[0].at(1)[1].at(3).update({6: (I64, -1)}),
         lambda f: f.at(4)[0].at(1)[1].at(3).update({7: (I64, 1 << 40)}),
@@ -316,6 +324,9 @@ def input_of(folder, **how):
         lambda page: {3: (I32, -page.at(3))},
         lambda page: {5: (STRUCT, Struct({**page.at(5), 1: (I32, 101)}))},
         lambda page: {5: (I32, 100)},
+        lambda page: {5: (STRUCT, Struct({**page.at(5), 1: (BINARY, b"")}))},
+        lambda page: {5: (STRUCT, Struct({**page.at(5), 2: (BINARY, b"")}))},
+        lambda page: {5: (STRUCT, Struct({**page.at(5), 2: (I32, 8)}))},
     ],
 )
 def test_pages_that_do_not_add_up_are_refused(folder, change):
@@ -327,6 +338,38 @@ def test_pages_that_do_not_add_up_are_refused(folder, change):
     with pytest.raises(DataError, match=r"in/a\.parquet: cannot be read: column 'i'; .* leaves it out: (its|a) page"):
         folder.run()
     assert not (folder.path / "out").exists()
+
+
+@pytest.mark.parametrize("wrong", [{}, {11: (I64, 0)}, {11: (I64, 1 << 20)}])
+def test_pages_of_a_dictionary_that_does_not_lie_before_them_are_refused(folder, wrong):
+    folder.job(KEY).put("a.parquet", rows())
+    path = folder.path / "in/a.parquet"
+    pq.write_table(rows().to_arrow(), path, compression="zstd")
+
+    def elsewhere(struct):
+        meta = struct.at(4)[0].at(1)[2].at(3)
+        del meta[11]
+        meta.update(wrong)
+
+    change_footer(path, elsewhere)
+    with pytest.raises(DataError, match=r"a\.parquet: cannot be read: column 'i'; .*: a page that needs a dictionary"):
+        folder.run()
+    assert not (folder.path / "out").exists()
+
+
+def test_what_lies_together_is_read_at_once_in_any_order(monkeypatch):
+    monkeypatch.setattr(carry, "GAP", 2)
+    monkeypatch.setattr(carry, "AT_ONCE", 30)
+    for spans, wanted in (
+        ([], []),
+        ([(4, 10), (14, 5), (21, 5)], [(0, 3)]),
+        ([(21, 5), (14, 5), (4, 10)], [(0, 3)]),
+        ([(14, 5), (21, 5), (4, 10)], [(0, 3)]),
+        ([(4, 10), (17, 5)], [(0, 1), (1, 2)]),
+        ([(4, 10), (14, 10), (24, 11)], [(0, 2), (2, 3)]),
+        ([(4, 99), (103, 1)], [(0, 1), (1, 2)]),
+    ):
+        assert [(run.start, run.stop) for run in carry._runs(spans)] == wanted
 
 
 def test_bytes_after_the_last_page_are_nobodys(folder):
