@@ -23,7 +23,9 @@ def _exactly_one(kind: Frozen) -> None:
 
 
 class Keep(Kind[Cut | None]):
-    """Weights of what is kept; the others become 0. What is kept is exactly one of:
+    """Weights of what is kept; the others become 0.
+
+    What is kept is exactly one of:
 
     top_k: so many of the largest weights of the scope, exactly; of equal ones those of earlier rows.
     top_p: the fewest of the largest weights whose sum is at least this share of the whole sum, from 0 to 1, to the last
@@ -92,7 +94,9 @@ class Share(Kind[Factor]):
 
 
 class Scale(Kind[Factor]):
-    """Weights scaled so that a statistic of the scope becomes what is asked; exactly one of:
+    """Weights scaled so that a statistic of the scope becomes what is asked.
+
+    Exactly one of:
 
     mean, sum: of the weights. min, max: of the smallest, of the largest weight.
     sum_at_most: a scope whose weights sum to more is scaled down to this.

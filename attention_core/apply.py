@@ -31,10 +31,14 @@ class AtLeast(Frozen):
 
 
 class Apply(Frozen):
-    """What is done with the weights beside multiplying; exactly one of:
+    """Step 3, what is done with the weights: multiply unless given, weights, none, pool, or a form of these.
+
+    multiply gives each value times its weight, beside the weight; weights the weight alone; none nothing, for a rule
+    that is there for the rules below it. Forms are exactly one of:
 
     filter: as multiply, and only the rows whose weight is at least `min`; null and NaN drop out.
-    pool: one row for each segment; sum gives Σw·v, mean Σw·v/Σw. Missing values are left out of both sums.
+    pool: a table of one row for each segment, beside the sink; sum, as bare `pool`, gives Σw·v, mean Σw·v/Σw. Missing
+    values are left out of both sums.
     """
 
     filter: AtLeast | None = None

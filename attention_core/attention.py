@@ -6,7 +6,7 @@ import itertools
 import re
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -534,17 +534,35 @@ def _at_once(work: Callable[[Part], None]) -> Callable[[Part], None]:
 
 
 def passes(heads: Sequence[Head], schema: Mapping[str, pl.DataType], before: Statistics = NOTHING) -> int:
-    """How many times the key columns are read before the first row is written: found by fitting to no rows."""
+    """How many times the key columns are read before the first row is written, at the least: found by fitting to three
+    rows that are made up, or to none where they make no sense to a rule.
+    """
     rounds = 0
-    part = FramePart(pl.DataFrame(schema=dict(schema)))
 
-    def each(work: Callable[[Part], Any]) -> list[Any]:
+    def each(part: Part, work: Callable[[Part], Any]) -> list[Any]:
         nonlocal rounds
         rounds += 1
         return [work(part)]
 
-    fit(Look(heads), each, before)
+    try:
+        groups = {name for head in heads if isinstance(head.over, tuple) for name in head.over}
+        fit(Look(heads), partial(each, FramePart(_made_up(schema, groups))), before)
+    except (FarolError, pl.exceptions.PolarsError):
+        rounds = 0
+        fit(Look(heads), partial(each, FramePart(pl.DataFrame(schema=dict(schema)))), before)
     return rounds
+
+
+def _made_up(schema: Mapping[str, pl.DataType], groups: Collection[str]) -> pl.DataFrame:
+    """Three rows of one group, with numbers so far apart that no kind needs a pass more; null where none can be."""
+
+    def column(name: str, dtype: pl.DataType) -> pl.Series:
+        try:
+            return pl.Series([1, 1, 1] if name in groups else [1, 20, 60]).cast(dtype)
+        except pl.exceptions.PolarsError:
+            return pl.Series([None] * 3, dtype=dtype)
+
+    return pl.DataFrame({name: column(name, dtype) for name, dtype in schema.items()})
 
 
 Rules = Sequence[Rule | Mapping[str, Any]]
@@ -628,7 +646,7 @@ def resolved(rules: Sequence[Rule], schema: Mapping[str, pl.DataType]) -> tuple[
         try:
             found = rule.heads(schema)
         except JobError as error:
-            raise error.under("attention", i) from None
+            raise _from_below(error, rules[i + 1 :]).under("attention", i) from None
         for head in found:
             _refuse_table(head, heads, i)
             heads.append(head)
@@ -642,6 +660,16 @@ def resolved(rules: Sequence[Rule], schema: Mapping[str, pl.DataType]) -> tuple[
                     raise JobError(f"there is a column {name!r} already; {fix}", where)
                 schema[name] = dtype
     return tuple(heads)
+
+
+def _from_below(error: JobError, below: Sequence[Rule]) -> JobError:
+    """The error, or that a column which is not there is made by a rule below."""
+    for rule in below:
+        if error.what.startswith(f"no column {rule.weight_column()!r}"):
+            called = rule.name or rule.weight_column()
+            what = f"no column {rule.weight_column()!r} yet: rule {called!r} makes it, and must stand above this one"
+            return JobError(what, error.at)
+    return error
 
 
 def _refuse_table(head: Head, above: Sequence[Head], i: int) -> None:

@@ -338,6 +338,10 @@ class Rule(Frozen):
         except ValueError as error:
             raise self._wrong("key", f"{key!r}: {error}") from None
 
+    def weight_column(self) -> str:
+        """The weight column of a rule with one key, or by one name."""
+        return self._weight_name(self.key if isinstance(self.key, str) else None, several=False)
+
     def _weight_name(self, key: str | None, several: bool) -> str:
         if self.rename.weight is not None:
             return self.rename.weight.format(key=key or "", value=key or "")
@@ -367,7 +371,10 @@ class Rule(Frozen):
                 what = f"the column name {column!r} means a pattern to Polars; rename it, or say {{match: ...}}"
                 raise self._wrong(where, what, *[i] * listed)
             if column not in schema:
-                raise self._wrong(where, f"no column {column!r}{nearest(column, schema)}", *[i] * listed)
+                near = nearest(column, schema)
+                text = where in ("mask", "fit") and not near.startswith("; did")
+                quoted = f"; a text is written in single quotes, as '{column}'" if text else ""
+                raise self._wrong(where, f"no column {column!r}{near}{quoted}", *[i] * listed)
             if listed and where != "value" and column in before:
                 raise self._wrong(where, f"{column!r} is named twice", i)
             before.add(column)

@@ -139,6 +139,10 @@ def _parsed(text: str, name: str) -> Node:
         said = ", ".join(part for part in (error.context, error.problem) if part)
         line = "".join(text.splitlines()[mark.line : mark.line + 1]) if mark else ""
         hint = '; inside {...} or [...], quote it: "${NAME}"' if "${" in line else ""
+        if not hint and re.search(r"block (collection|mapping)|'\\t'", said):
+            hint = (
+                "; look at the indentation of this line and of those above: spaces, as many for each entry of a mapping"
+            )
         raise JobError(f"{where}: not YAML: {printable(said)}{hint}") from None
     except ReaderError as error:
         before = text[: error.position]
@@ -396,6 +400,8 @@ def _as_mapping(given: Any, errors: list[Any], model: type[BaseModel]) -> str:
     if len(models) != 1 or isinstance(given, bool) or not isinstance(given, str | int | float | list):
         return ""
     fields = models[0].model_fields
+    if isinstance(given, str) and given in fields:
+        return f"; write {{{given}: ...}}"
     needed = [name for name, field in fields.items() if field.is_required()]
     name = (needed or list(fields))[0]
     forms = _forms(fields[name].annotation)

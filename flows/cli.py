@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import gc
 import os
+import re
 import shlex
 import signal
 import sys
@@ -38,7 +39,8 @@ QUIET = {
 
 app = App(
     name="farol",
-    help="Attention on Parquet data, in batches: score, weigh, multiply. A job file says how.",
+    help="Attention on Parquet data, in batches: score, weigh, multiply. A job file says how.\n\n"
+    "With `--debug`, an error comes with the place in the code that it is from.",
     help_format="markdown",
     suppress_keyboard_interrupt=False,
     version=lambda: metadata.version("farol"),
@@ -58,6 +60,11 @@ Sets = Annotated[
 Json = Annotated[bool, Parameter(negative=(), show_default=False, help="Print JSON instead of a table")]
 
 
+def _a_device(_: object, given: str | None) -> None:
+    if given is not None and not re.fullmatch(r"auto|cpu|cuda(:\d+)?", given):
+        raise ValueError("Write auto, cpu, cuda or cuda:N.")
+
+
 @app.command
 def run(
     job: Path,
@@ -67,11 +74,17 @@ def run(
         bool, Parameter(negative=(), show_default=False, help="Do all batches again, also those that are done")
     ] = False,
     redo: Annotated[str | None, Parameter(help="Do batches again whose name matches this glob")] = None,
-    device: Annotated[str | None, Parameter(help="auto, cpu, cuda or cuda:N")] = None,
-    chunk_rows: Annotated[int | None, Parameter(help="Rows on the device at once; the results do not change")] = None,
+    device: Annotated[str | None, Parameter(help="auto, cpu, cuda or cuda:N", validator=_a_device)] = None,
+    chunk_rows: Annotated[
+        int | None,
+        Parameter(help="Rows on the device at once; the results do not change", validator=Number(gte=1)),
+    ] = None,
     workers: Annotated[
         int | None,
-        Parameter(help="Batches at once, as many as there are cores unless given; the results do not change"),
+        Parameter(
+            help="Batches at once, as many as there are cores unless given; the results do not change",
+            validator=Number(gte=1),
+        ),
     ] = None,
     engine: Annotated[
         Literal["here", "dask", "ray"],
@@ -106,6 +119,7 @@ def run(
     else:
         told = shlex.join([str(job), *(part for text in set for part in ("--set", text))])
         show.summary(record, f"farol plan {told}" if record["batches"] else f"farol preview {told}")
+        show.left_out(opening)
 
 
 @app.command
@@ -162,6 +176,7 @@ def preview(
         show.note(f"{what}, {found.batch}: a run looks at all of them, and its numbers differ")
     if found.tables and not found.pooled:
         show.note(f"tables are of {found.batch} alone: a run pools all batches")
+    show.left_out(opening)
 
 
 @app.command
@@ -184,9 +199,11 @@ def kinds(kind: str | None = None, /) -> None:
     """Lists the scores and the weights that a rule can name, and what comes after them; explains one of these."""
     from attention_core.adjust import Clip, Keep, Scale
     from attention_core.apply import Apply
-    from attention_core.job import SCORES, WEIGHTS
+    from attention_core.job import SCORES, WEIGHTS, Job, Rule
     from flows import show
+    from flows.schema import explained
 
+    told = {**explained(Job), **explained(Rule)}
     entries = {"keep": Keep, "clip": Clip, "scale": Scale, "apply": Apply}
     sought = "apply" if kind in Apply.model_fields else kind
     if sought is None:
@@ -194,8 +211,10 @@ def kinds(kind: str | None = None, /) -> None:
     elif sought in {**SCORES, **WEIGHTS, **entries}:
         which = {"a score": SCORES, "a weight": WEIGHTS, "an entry of a rule": entries}
         show.explained(sought, {what: found.get(sought) for what, found in which.items()})
+    elif sought in told:
+        show.line(f"{sought} (an entry of {'a rule' if sought in Rule.model_fields else 'a job'}): {told[sought]}")
     else:
-        known = [*SCORES, *WEIGHTS, *entries, *Apply.model_fields]
+        known = [*SCORES, *WEIGHTS, *entries, *Apply.model_fields, *told]
         raise JobError(f"{kind!r} is neither a score nor a weight{nearest(str(kind), known)}")
 
 

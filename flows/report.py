@@ -74,6 +74,7 @@ class View:
     measures: Mapping[str, Any]
     before: Mapping[str, Any] | None
     bins: Bins
+    name: str  # of the column among others
     points: list[tuple[float, float]] = field(default_factory=list)
     sample: str = ""
     top: pl.DataFrame | None = None
@@ -83,10 +84,6 @@ class View:
     batches: pl.DataFrame | None = None  # batches, mean, missing
     trend: pl.DataFrame | None = None  # at, mean, effective, missing
     notes: list[str] = field(default_factory=list)
-
-    @property
-    def name(self) -> str:
-        return named(self.column, self.measures)
 
     @property
     def finite(self) -> Bins:
@@ -148,7 +145,9 @@ def look(run: Run) -> Report:
     records = history(run.place.work)
     last, path = run.place.last(), run.place.work / "report.html"
     if not records or not last:
-        raise JobError(f"{run.job.name}: there is no run to report yet; farol run is the first")
+        raise JobError(
+            f"{run.job.name}: nothing is published yet, so there is nothing to report; farol run is the first step"
+        )
     if last.get("rules") != run.outputs.rules:
         there = f"; the page of that run is {path}" if path.is_file() else ""
         raise JobError(f"{run.job.name}: the rules have changed since the last run; farol run applies them{there}")
@@ -164,7 +163,7 @@ def look(run: Run) -> Report:
     for head, column in columns[:MOST_COLUMNS]:
         was = before["weights"].get(column) if before else None
         bins = reduce(add, [h[column] for h in healths]).histogram() if healths else []
-        view = View(column, head, record["weights"][column], was, bins)
+        view = View(column, head, record["weights"][column], was, bins, named(column, record["weights"]))
         view.batches = _batches(column, parts, healths) if len(parts) > 1 else None
         view.trend = _trend(column, records)
         views.append(view)
@@ -325,6 +324,10 @@ def _see_rows(run: Run, views: Sequence[View], footers: Sequence[Footer]) -> lis
         there = there[:: math.ceil(rows / most)]
         of = f"{counted(len(there), 'batch')} from all over the source, {min(most, sum(f.rows for f in there)):,} rows"
         notes.append(f"the rows with most attention, and attention over time and groups, are of {of} of {rows:,}")
+    if any(head.least is not None for head in run.heads):
+        notes.append(
+            "the rows with most attention, and attention over time and groups, are of those that a filter keeps"
+        )
     written = _Written(run, there, most)
     for view in views:
         try:

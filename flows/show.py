@@ -98,7 +98,8 @@ def summary(record: Mapping[str, Any], again: str) -> None:
 
 def plan(run: Run, found: Plan, every: bool, refused: str | None = None) -> None:
     """What would be done, and why. refused: what a run would say instead."""
-    what = f": {planned(found.counts())}; {counted(found.passes, 'fitting pass')}"
+    passes = "" if found.nothing else f"; {counted(found.passes, 'fitting pass')}"
+    what = f": {planned(found.counts())}{passes}"
     out.print(Text.assemble((printable(run.job.name), "bold"), what))
     lines = [(e.name, e.status, e.why) for e in found.entries] + [(n, "gone", "no input") for n in found.gone]
     lines.sort(key=lambda line: line[1] == "depends on the fit")  # the many, which the few have moved
@@ -133,9 +134,7 @@ def made(run: Run) -> None:
     if not run.outputs.rowless:
         written = set(run.outputs.names())
         line(f"adds: {_named({n: t for n, t in run.outputs.added().items() if n in written}) or 'nothing'}")
-        left = [name for name in run.outputs.added() if name not in written]
-        if left:
-            note(f"sink.columns leaves out what the rules add: {', '.join(left)}")
+        left_out(run)
     if run.left_out and run.given is None and run.asks:
         which = counted(len(run.left_out), "batch")
         note(f"source.where leaves {which} out, whose outputs stay; what rules know of a scope is of the others alone")
@@ -143,6 +142,14 @@ def made(run: Run) -> None:
         line(f"table: {run.place.table(head.rule)}: {_named(table_types(head, run.outputs.with_added()))}")
     for old in run.old_tables():
         note(f"{old} is of no rule any more, and stays as it is; remove it if nobody reads it")
+
+
+def left_out(run: Run) -> None:
+    """That columns which the rules add are not written, where that is so."""
+    written = set(run.outputs.names())
+    left = [name for name in run.outputs.added() if name not in written]
+    if left and not run.outputs.rowless:
+        note(f"sink.columns leaves out what the rules add: {', '.join(left)}")
 
 
 def _named(types: Mapping[str, pl.DataType]) -> str:

@@ -27,7 +27,9 @@ def table(record: Mapping[str, Any]) -> list[tuple[str, ...]]:
         measures = (number(s[m]) for m in ("min", "mean", "max", "effective_sample_size"))
         speed = f"{record['rows'] / seconds:,.0f}" if seconds and record["rows"] else ""
         took = f"{seconds:.2f}" if seconds else ""
-        rows.append((named(column, s), f"{s['rows']:,}", f"{s['nulls'] + s['nans']:,}", *measures, took, speed))
+        rows.append(
+            (named(column, record["weights"]), f"{s['rows']:,}", f"{s['nulls'] + s['nans']:,}", *measures, took, speed)
+        )
     return rows
 
 
@@ -38,14 +40,15 @@ def changes(record: Mapping[str, Any], before: Mapping[str, Any]) -> list[tuple[
         was = before["weights"].get(column)
         of = [MEASURES[name] for name in ("mean", "effective sample", "missing")]
         cells = [text for measure in of for text in (measure(now), measure(was) if was else "–")]
-        rows.append((named(column, now), *cells))
+        rows.append((named(column, record["weights"]), *cells))
     return rows
 
 
-def named(column: str, measures: Mapping[str, Any]) -> str:
+def named(column: str, weights: Mapping[str, Any]) -> str:
     """What a weight column is called among others: its rule, where that says enough."""
-    rule = str(measures["rule"])
-    return rule if column == f"{rule}_weight" else column
+    rule = str(weights[column]["rule"])
+    alone = sum(other["rule"] == rule for other in weights.values()) == 1
+    return rule if alone and column == f"{rule}_weight" else column
 
 
 def measures(now: Mapping[str, Any], before: Mapping[str, Any] | None) -> list[tuple[str, str, str]]:
@@ -67,7 +70,7 @@ def missing(measures: Mapping[str, Any]) -> list[tuple[str, str, str]]:
 def strange(record: Mapping[str, Any]) -> list[str]:
     """What a person may not expect of the keys of a run: those that are later than now, or that nobody has taught."""
     return [
-        f"{named(column, s)}: {s[measure]:,} {'key is' if s[measure] == 1 else 'keys are'} {what}"
+        f"{named(column, record['weights'])}: {s[measure]:,} {'key is' if s[measure] == 1 else 'keys are'} {what}"
         for column, s in record["weights"].items()
         for measure, what in STRANGE.items()
         if s.get(measure)
@@ -102,7 +105,10 @@ def headline(record: Mapping[str, Any]) -> str:
     if not record["batches"]:
         return f"removed {counted(removed, 'output')} whose input is gone" if removed else "nothing is new"
     rows, seconds = record["rows"], record["seconds"]
-    return f"{counted(record['batches'], 'batch')}, {rows:,} rows in {seconds:.1f} s ({rows / seconds:,.0f} rows/s)"
+    return (
+        f"{counted(record['batches'], 'batch')}, {counted(rows, 'row')} in {seconds:.1f} s "
+        f"({rows / seconds:,.0f} rows/s)"
+    )
 
 
 def planned(counts: Mapping[str, int]) -> str:

@@ -50,6 +50,7 @@ class Table(Frozen):
     match: Annotated[tuple[str, ...], Field(min_length=1)]
     column: str | Annotated[tuple[str, ...], Field(min_length=1)]
     _rows: pl.DataFrame | None = PrivateAttr(None)
+    _file: str = PrivateAttr("")
 
     @field_validator("table")
     @classmethod
@@ -80,7 +81,7 @@ class Table(Frozen):
         except (ValueError, pl.exceptions.PolarsError) as error:
             raise JobError(f"{self.table}: {str(error).splitlines()[0]}", QUERY) from None
         found = self.model_copy(update={"table": digits})
-        found._rows = rows
+        found._rows, found._file = rows, self.table
         return found
 
     def of(self, frame: pl.DataFrame) -> pl.Series:
@@ -93,7 +94,7 @@ class Table(Frozen):
         left, right = _matched_by(frame, self.match), self._rows
         for name, here, there in zip(self.match, left.dtypes, right.dtypes, strict=False):
             if here != there and not (here.is_integer() and there.is_integer()):
-                raise ValueError(f"{name!r} is {here}, and {there} in the table; cast one of them")
+                raise ValueError(f"{name!r} is {here}, and {there} in the table {self._file}; cast one of them")
         return left.join(right, on=left.columns, how="left", maintain_order="left")["query"]
 
     def width(self) -> int:
@@ -147,7 +148,8 @@ class Similarity(Score[Where | None]):
             case "centroid":
                 given = d
         if given is not None and found._length not in (None, given):
-            raise JobError(f"the query has {given} components, where {found._length} are wanted", QUERY)
+            whose = f" in {self.query.table}" if isinstance(self.query, Table) else ""
+            raise JobError(f"the query{whose} has {given} components, where {found._length} are wanted", QUERY)
         return found
 
     def _width(self, dtype: pl.DataType | None) -> int | None:

@@ -40,6 +40,8 @@ class Recency(Score[Now | None]):
     offset: FiniteFloat = 0.0
 
     def bound(self, dtype: pl.DataType | None) -> Recency:
+        if dtype == pl.String:
+            raise ValueError("recency takes dates, times and numbers, and this column is String; cast it in the source")
         super().bound(dtype)
         if dtype is None or not dtype.is_temporal():
             if self.unit is not None:

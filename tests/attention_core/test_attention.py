@@ -155,6 +155,15 @@ def test_a_lazy_frame_comes_back_lazy():
     [
         ({"key": "aa"}, "no column 'aa'; did you mean 'a'"),
         ({"key": "g", "apply": "weights"}, "scores numbers, and this column is String"),
+        (
+            {"key": "g", "score": "recency", "apply": "weights"},
+            "recency takes dates, times and numbers, and this column",
+        ),
+        ({"key": "a", "scale": "mean"}, "scale: 'mean' is not a mapping; write {mean: ...}"),
+        (
+            {"key": "a", "mask": "g = FR"},
+            "; a text is written in single quotes, as 'FR'",
+        ),
         ({"key": "a", "value": "g"}, "'g' is String and cannot be multiplied"),
         ({"key": "a", "weight": "softmx"}, "softmx"),
         ({"key": "a", "rename": {"weight": "b"}}, "a column 'b' already; rename"),
@@ -168,6 +177,17 @@ def test_what_does_not_fit_is_said_in_one_line(rule, says):
     with pytest.raises(JobError) as error:
         attend(frame(10), [rule])
     assert says in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_column_that_a_rule_below_makes_is_told():
+    below = {"name": "made", "key": "a", "weight": "sigmoid", "apply": "weights"}
+    for above in (
+        {"key": "made_weight", "apply": "weights"},
+        {"name": "e", "score": {"kind": "expression", "sql": "made_weight * 2"}, "apply": "weights"},
+    ):
+        with pytest.raises(JobError, match="no column 'made_weight' yet: rule 'made' makes it, and must stand above"):
+            attend(frame(10), [above, below])
+        attend(frame(10), [below, above])
 
 
 LISTS = pl.DataFrame(

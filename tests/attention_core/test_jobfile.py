@@ -38,6 +38,7 @@ expect:
 HEAD = "name: a\nsource: {path: b}\nsink: {path: c}\n"
 ONLY = "a job file holds `name:`, `source:`, `sink:` and `attention:`; this one does not"
 TOP = "name, source, sink, attention, expect, statistics, chunk_rows, workers, device"
+INDENT = "look at the indentation of this line and of those above: spaces, as many for each entry of a mapping"
 SCORES = ", ".join(CATALOGUE)
 
 
@@ -182,6 +183,11 @@ REFUSED = [
     ("expect:", "? [a]\n: 1\nexpect:", "16:3: a key must be a word"),
     ("expect:", ": 1\nexpect:", "16:1: a key must be a word"),
     ("name: flights", "name: a: b", "1:8: not YAML: mapping values are not allowed here"),
+    ("  - name: late", "   - name: late",
+     f"8:5: not YAML: while parsing a block collection, expected <block end>, but found '<block mapping start>'; {INDENT}"),
+    ("  - name: late", "\t- name: late", "7:1: not YAML: while scanning for the next token, found character '\\t' that "
+     f"cannot start any token; {INDENT}"),
+    ("{mean: {min: 1}}", "mean", "17:9: expect.late: 'mean' is not a mapping"),
     ("name: flights", "name: *a", "1:7: not YAML: found undefined alias 'a'"),
     ("name: flights", "name: [a", "2:7: not YAML: while parsing a flow sequence, expected ',' or ']', but got ':'"),
     ("name: flights", "name: a\x07", "1:8: not YAML: the character '\\x07' has no place in it"),

@@ -254,6 +254,14 @@ def test_a_table_of_no_rule_is_told(folder):
     }
 
 
+def test_columns_that_rules_add_and_the_sink_leaves_out_are_told(folder, server):
+    folder.job("path: out", "path: out, columns: [x]")
+    note = "note: sink.columns leaves out what the rules add: high_weight, x_weighted"
+    for command in ("plan", "check", "preview", "run"):
+        assert note in folder.farol(command, "job.yaml")[1].splitlines()
+    assert note not in folder.farol("run", "job.yaml", "--set", "sink.columns=all")[1]
+
+
 def test_a_long_plan_is_cut_unless_all_is_asked_for(folder):
     for i in range(30):
         folder.data(f"n{i}.parquet", x=[1])
@@ -304,6 +312,8 @@ def test_kinds_are_listed_and_explained(folder):
     assert "  - temperature: 1.0 unless given" in folder.farol("kinds", "softmax")[1].splitlines()
     assert folder.farol("kinds", "identity")[1].count("identity (a ") == 2
     assert folder.farol("kinds", "pool")[1].startswith("apply (an entry of a rule)")
+    assert folder.farol("kinds", "mask")[1].startswith("mask (an entry of a rule): who can get attention")
+    assert folder.farol("kinds", "expect")[1].startswith("expect (an entry of a job): ")
     assert folder.farol("kinds", "sofmax") == (
         2, "", "farol: 'sofmax' is neither a score nor a weight; did you mean 'softmax'?\n"
     )  # fmt: skip
@@ -450,9 +460,10 @@ def test_a_wrong_command_line(refused, arguments, said):
     [
         (["--set", "sink"], "--set sink: write it as path=value, as in --set sink.path=out"),
         (["--set", "sink.pth=out"], "did you mean 'path'?"),
-        (["--workers", "0"], "workers"),
-        (["--chunk-rows", "-1"], "chunk_rows"),
-        (["--device", "gpu"], "device"),
+        (["--set", "workers=0"], "--set workers: "),
+        (["--workers", "0"], 'Invalid value "0" for --workers. Must be >= 1.'),
+        (["--chunk-rows", "-1"], 'Invalid value "-1" for --chunk-rows. Must be >= 1.'),
+        (["--device", "gpu"], 'Invalid value "gpu" for --device. Write auto, cpu, cuda or cuda:N.'),
     ],
 )
 def test_a_wrong_option(refused, arguments, said):

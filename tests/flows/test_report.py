@@ -62,7 +62,7 @@ def test_before_any_run_there_is_nothing_to_report(folder):
     before = folder.files()
     status, out, err = folder.farol("report", "job.yaml")
     assert (status, out) == (2, "") and folder.files() == before
-    assert err == "farol: demo: there is no run to report yet; farol run is the first\n"
+    assert err == "farol: demo: nothing is published yet, so there is nothing to report; farol run is the first step\n"
 
 
 def test_what_is_seen_of_known_data(folder):
@@ -346,6 +346,8 @@ def test_every_shape_of_rule_has_a_page(folder, rules, notes):
     read = Read(page(found))
     health(found)
     assert found.views[0].notes == notes and "not drawn" not in read.text
+    kept = "the rows with most attention, and attention over time and groups, are of those that a filter keeps"
+    assert (kept in read.text) == ("filter" in str(rules))
     assert ("Weight of each score" in read.text) == (not notes or notes[0].startswith("these"))
 
 
