@@ -184,7 +184,8 @@ REFUSED = [
     ("expect:", ": 1\nexpect:", "16:1: a key must be a word"),
     ("name: flights", "name: a: b", "1:8: not YAML: mapping values are not allowed here"),
     ("  - name: late", "   - name: late",
-     f"8:5: not YAML: while parsing a block collection, expected <block end>, but found '<block mapping start>'; {INDENT}"),
+     "8:5: not YAML: while parsing a block collection, expected <block end>, but found '<block mapping start>'; "
+     f"{INDENT}"),
     ("  - name: late", "\t- name: late", "7:1: not YAML: while scanning for the next token, found character '\\t' that "
      f"cannot start any token; {INDENT}"),
     ("{mean: {min: 1}}", "mean", "17:9: expect.late: 'mean' is not a mapping"),
