@@ -36,7 +36,7 @@ from attention_core.stores import Where, located
 APPLY_ROWS = 1 << 18
 MOST_NUMBERS = 1 << 21  # of a vector column at once
 MOST_KEPT = 48 << 20  # bytes
-MOST_POOLED = 3 << 21  # where they are no keys: they are used as they were read, some rows at a time
+MOST_POOLED = 1 << 22  # where they are no keys: they are used as they were read, some rows at a time
 MOST_OF_A_PART = 1 << 40
 POSITION_BITS = 40  # for the row; the batch's place in dataset order stands above them
 LAST_PLACE = 1 << 22
