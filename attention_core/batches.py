@@ -342,12 +342,14 @@ def write(
     compression: Compression,
     footer: Callable[[], dict[str, str]],
     source: Source | None = None,
+    added: int = 0,
 ) -> None:
     """Writes chunks as they come, synced to disk; `footer` is asked for after the last of them.
 
     Columns that the input has keep its Arrow types, nullability and metadata.
 
     source: the input, as what columns are carried from: the frames lack them.
+    added: bytes of a row that are not the input's.
 
     Raises:
         DataError: where a column cannot be kept so, or the file cannot be written, as on a full disk.
@@ -379,7 +381,6 @@ def write(
     target.parent.mkdir(parents=True, exist_ok=True)
     with reading(target, "cannot be written", unwritable):
         if source is None:
-            added = breadth({n: t for n, t in new.items() if n not in own.names})
             how = {"row_group_size": like.row_group_rows(added), "metadata": metadata, "arrow_schema": written}
             _sink(register_io_source(lambda *_: counted(), schema=pl.Schema(new)), target, compression, **how)
         else:

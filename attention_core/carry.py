@@ -167,13 +167,12 @@ class Source:
         chunks = self.pieces.groups[i].at(_Group.CHUNKS)
         carried = [(name, leaf) for name in names if name in self.carried for leaf in self.pieces.columns[name][1]]
         metas = [(name, chunks[leaf].at(_Chunk.META)) for name, leaf in carried]
-        for run in _runs([_span(meta) for _, meta in metas]):
-            spans = [_span(meta) for _, meta in metas[run.start : run.stop]]
-            start, end = min(at for at, _ in spans), max(map(sum, spans))
+        spans = [_span(meta) for _, meta in metas]
+        for run in _runs(spans):
+            start, end = min(spans[k][0] for k in run), max(sum(spans[k]) for k in run)
             self.file.seek(start)
             data = memoryview(self.file.read(end - start))
-            for name, meta in metas[run.start : run.stop]:
-                at, size = _span(meta)
+            for (name, meta), (at, size) in ((metas[k], spans[k]) for k in run):
                 found = data[at - start : at - start + size]
                 try:
                     _add_up(found, meta.at(_Meta.VALUES))
@@ -336,7 +335,8 @@ def _add_up(data: memoryview, wanted: int) -> None:
     while values < wanted and at < len(data):
         try:
             page, at = read(data, at)
-            size, kind = (_typed(page, _Page.NEEDS, _Page.MAY).at(field) for field in (_Page.SIZE, _Page.TYPE))
+            _typed(page, _Page.NEEDS, _Page.MAY)
+            size, kind = page.at(_Page.SIZE), page.at(_Page.TYPE)
             here, encoding = _Page.OF_DATA.get(kind, (0, 0))
             more = _typed(page.at(here), {_Page.VALUES: I32, encoding: I32}) if here else None
         except ValueError:

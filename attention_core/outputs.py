@@ -84,14 +84,13 @@ class Outputs:
         return [n for n in names if n in self.own]
 
     @cached_property
-    def _added_bytes(self) -> int:
+    def added_bytes(self) -> int:
         """About how many a row of the output has that the input has not."""
-        written = set(self.names())
-        return batches.breadth({name: dtype for name, dtype in self.added().items() if name in written})
+        return batches.breadth({name: dtype for name, dtype in self.schema().items() if name not in self.own})
 
     def carried(self, batch: Batch) -> frozenset[str]:
         """The columns that the output takes as they lie in the input."""
-        whole = batch.whole(self.passing(), self._added_bytes)
+        whole = batch.whole(self.passing(), self.added_bytes)
         return frozenset(name for name, packed in whole.items() if packed == self.sink.compression)
 
     def copies(self, batch: Batch, names: Sequence[str] | None = None) -> tuple[int, tuple[Compression, int] | None]:
@@ -99,7 +98,7 @@ class Outputs:
 
         names: of these columns; None: of those that pass.
         """
-        many = Counter(batch.whole(self.passing() if names is None else names, self._added_bytes).values())
+        many = Counter(batch.whole(self.passing() if names is None else names, self.added_bytes).values())
         every: tuple[Compression, ...] = get_args(Compression)
         now, best = many[self.sink.compression], max(every, key=lambda c: many[c])
         return now, (best, many[best]) if many[best] > now else None
@@ -163,11 +162,13 @@ class Outputs:
             steady(inputs, batch)
             return said()
         compression = self.sink.compression
-        carrying = batch.source(self.passing(), compression, self._added_bytes)
+        added = self.added_bytes
+        carrying = batch.source(self.passing(), compression, added)
         with self.place.stages(batch.name) as target, carrying as source:
             carried = frozenset[str]() if source is None else source.carried
             frames = self._frames(batch, statistics, health, carried)
-            batches.write(frames, self.schema(), target, batch, compression, lambda: said().metadata(), source)
+            schema = self.schema()
+            batches.write(frames, schema, target, batch, compression, lambda: said().metadata(), source, added)
             steady(inputs, batch)
         return said()
 

@@ -40,7 +40,8 @@ def estimated(
     workers: int,
     last: Mapping[str, Any],
 ) -> Estimate:
-    """What it takes to ask all batches about some columns in so many passes, and to write some with columns added.
+    """What it takes to ask all batches about some columns in so many passes, and to write some with so many bytes
+    added to each row.
 
     decoded: the columns that do not go from file to file as they lie.
     """
@@ -52,7 +53,7 @@ def estimated(
     return Estimate(
         rows=rows,
         read=packed + passes * keys,
-        staged=packed + 8 * added * rows,
+        staged=packed + added * rows,
         memory=int(last.get("peak_memory") or BASE + workers * (WORKER + IN_FLIGHT * groups)),
         seconds=rows / pace if pace else None,
     )

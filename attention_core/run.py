@@ -237,7 +237,7 @@ class Run:
         extents = at_once(Batch.extent, some, self.batches[0].path)
         todo = [x for x, e in zip(extents, entries, strict=False) if e.status != "done"]
         asked = {c for head in self.heads if head.asks() for c in head.reads()}
-        added = 0 if self.outputs.rowless else len(set(self.outputs.names()) - set(self.own))
+        added = 0 if self.outputs.rowless else self.outputs.added_bytes
         decoded = set(self.own) - (self.outputs.carried(self.batches[0]) if todo else set())
         decoded |= {c for head in self.heads for c in head.takes()}
         return estimated(todo, extents, sorted(asked), decoded, self.rounds, added, self.workers, self.place.record())

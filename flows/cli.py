@@ -205,12 +205,16 @@ def kinds(kind: str | None = None, /) -> None:
 
     told = {**explained(Job), **explained(Rule)}
     entries = {"keep": Keep, "clip": Clip, "scale": Scale, "apply": Apply}
+    families = {
+        "scores": ("a score", SCORES),
+        "weights": ("a weight", WEIGHTS),
+        "after these, in this order": ("an entry of a rule", entries),
+    }
     sought = "apply" if kind in Apply.model_fields else kind
     if sought is None:
-        show.kinds({"scores": SCORES, "weights": WEIGHTS, "after these, in this order": entries})
+        show.kinds({title: found for title, (_, found) in families.items()})
     elif sought in {**SCORES, **WEIGHTS, **entries}:
-        which = {"a score": SCORES, "a weight": WEIGHTS, "an entry of a rule": entries}
-        show.explained(sought, {what: found.get(sought) for what, found in which.items()})
+        show.explained(sought, {what: found.get(sought) for what, found in families.values()})
     elif sought in told:
         show.line(f"{sought} (an entry of {'a rule' if sought in Rule.model_fields else 'a job'}): {told[sought]}")
     else:

@@ -62,6 +62,7 @@ GROUPS = 12
 PARTS = 60  # of the batches in order, each with a mean of its own
 SHOWN = 6  # columns beside the weight of a row
 LONGEST = 60  # characters of a value
+SEEN = "the rows with most attention, and attention over time and groups, are of"
 FILE, ROW = "#the file of the row", "#its place"
 
 
@@ -159,11 +160,11 @@ def look(run: Run) -> Report:
     footers = run.footers()
     parts = [footers[i : i + _size(footers)] for i in range(0, len(footers), _size(footers))]
     healths = [run.health(part) for part in parts]
-    views = []
+    views, names = [], named(record["weights"])
     for head, column in columns[:MOST_COLUMNS]:
         was = before["weights"].get(column) if before else None
         bins = reduce(add, [h[column] for h in healths]).histogram() if healths else []
-        view = View(column, head, record["weights"][column], was, bins, named(column, record["weights"]))
+        view = View(column, head, record["weights"][column], was, bins, names[column])
         view.batches = _batches(column, parts, healths) if len(parts) > 1 else None
         view.trend = _trend(column, records)
         views.append(view)
@@ -323,11 +324,9 @@ def _see_rows(run: Run, views: Sequence[View], footers: Sequence[Footer]) -> lis
     if rows > most:
         there = there[:: math.ceil(rows / most)]
         of = f"{counted(len(there), 'batch')} from all over the source, {min(most, sum(f.rows for f in there)):,} rows"
-        notes.append(f"the rows with most attention, and attention over time and groups, are of {of} of {rows:,}")
+        notes.append(f"{SEEN} {of} of {rows:,}")
     if any(head.least is not None for head in run.heads):
-        notes.append(
-            "the rows with most attention, and attention over time and groups, are of those that a filter keeps"
-        )
+        notes.append(f"{SEEN} those that a filter keeps")
     written = _Written(run, there, most)
     for view in views:
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -21,34 +22,32 @@ def table(record: Mapping[str, Any]) -> list[tuple[str, ...]]:
     missing: the rows without a weight. effective: Kish's effective sample size. seconds: what the workers spent on
     the rule, fitting included.
     """
-    rows = []
+    rows, names = [], named(record["weights"])
     for column, s in record["weights"].items():
         seconds = s["seconds"]
         measures = (number(s[m]) for m in ("min", "mean", "max", "effective_sample_size"))
         speed = f"{record['rows'] / seconds:,.0f}" if seconds and record["rows"] else ""
         took = f"{seconds:.2f}" if seconds else ""
-        rows.append(
-            (named(column, record["weights"]), f"{s['rows']:,}", f"{s['nulls'] + s['nans']:,}", *measures, took, speed)
-        )
+        rows.append((names[column], f"{s['rows']:,}", f"{s['nulls'] + s['nans']:,}", *measures, took, speed))
     return rows
 
 
 def changes(record: Mapping[str, Any], before: Mapping[str, Any]) -> list[tuple[str, ...]]:
     """One row for each weight column: what its weights come to, each beside what it was in the run before."""
-    rows = []
+    rows, names = [], named(record["weights"])
     for column, now in record["weights"].items():
         was = before["weights"].get(column)
         of = [MEASURES[name] for name in ("mean", "effective sample", "missing")]
         cells = [text for measure in of for text in (measure(now), measure(was) if was else "–")]
-        rows.append((named(column, record["weights"]), *cells))
+        rows.append((names[column], *cells))
     return rows
 
 
-def named(column: str, weights: Mapping[str, Any]) -> str:
-    """What a weight column is called among others: its rule, where that says enough."""
-    rule = str(weights[column]["rule"])
-    alone = sum(other["rule"] == rule for other in weights.values()) == 1
-    return rule if alone and column == f"{rule}_weight" else column
+def named(weights: Mapping[str, Any]) -> dict[str, str]:
+    """What the weight columns of a record are called: each by its rule, where that says enough."""
+    rules = {column: str(measures["rule"]) for column, measures in weights.items()}
+    many = Counter(rules.values())
+    return {c: rule if many[rule] == 1 and c == f"{rule}_weight" else c for c, rule in rules.items()}
 
 
 def measures(now: Mapping[str, Any], before: Mapping[str, Any] | None) -> list[tuple[str, str, str]]:
@@ -69,8 +68,9 @@ def missing(measures: Mapping[str, Any]) -> list[tuple[str, str, str]]:
 
 def strange(record: Mapping[str, Any]) -> list[str]:
     """What a person may not expect of the keys of a run: those that are later than now, or that nobody has taught."""
+    names = named(record["weights"])
     return [
-        f"{named(column, record['weights'])}: {s[measure]:,} {'key is' if s[measure] == 1 else 'keys are'} {what}"
+        f"{names[column]}: {s[measure]:,} {'key is' if s[measure] == 1 else 'keys are'} {what}"
         for column, s in record["weights"].items()
         for measure, what in STRANGE.items()
         if s.get(measure)

@@ -30,7 +30,8 @@ def copied(path, target, **how):
     batch = Batch(path, path.name)
     schema = {**batch.own(), "w": pl.Float64()}
     frames = (chunk.with_columns(w=pl.lit(1.0)) for _, chunk in batch.read(None, how.pop("rows", 2)))
-    batches.write(frames, schema, target, batch, how.pop("compression", "zstd"), lambda: {"farol": "{}"})
+    compression, added = how.pop("compression", "zstd"), batches.breadth({"w": pl.Float64()})
+    batches.write(frames, schema, target, batch, compression, lambda: {"farol": "{}"}, added=added)
     return pq.read_table(target)
 
 
